@@ -1,0 +1,70 @@
+"""`gcd config`: checks the configuration, shows what is in effect, writes a commented sample.
+
+It must never show a secret, nor overwrite a file that it was not told to.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from gcd.config import load_config, sample
+from gcd.config.render import json_value
+from gcd.errors import GcdError, UsageError
+
+file_option = click.option(
+    "--config",
+    "path",
+    type=click.Path(path_type=Path),
+    help="Configuration file; else $GCD_CONFIG, ./gcd.toml, /etc/gcd/gcd.toml.",
+)
+
+
+@click.group()
+def config() -> None:
+    """Check, show or write the configuration."""
+
+
+@config.command()
+@file_option
+def check(path: Path | None) -> None:
+    """Say whether the configuration is right; if not, tell every problem at once (exit code 10)."""
+    source = load_config(path).source
+    click.echo(f"ok: {source}" if source else "ok: no file, defaults")
+
+
+@config.command()
+@file_option
+@click.option("--json", "as_json", is_flag=True, help="One JSON object: value and source by key.")
+def show(path: Path | None, as_json: bool) -> None:
+    """Print what is in effect, and where each value comes from. Secrets are masked."""
+    loaded = load_config(path)
+    if not as_json:
+        click.echo(loaded.show(), nl=False)
+        return
+    settings = {
+        f"{each.section}.{each.key}": {"value": json_value(each.value), "source": each.origin}
+        for each in loaded.settings()
+    }
+    source = str(loaded.source) if loaded.source else None
+    click.echo(json.dumps({"file": source, "settings": settings}))
+
+
+@config.command()
+@click.argument("path", default="gcd.toml", type=click.Path(allow_dash=True, path_type=Path))
+@click.option("--force", is_flag=True, help="Overwrite a file that is there.")
+def init(path: Path, force: bool) -> None:
+    """Write a commented sample to PATH, ./gcd.toml by default; "-" is standard output."""
+    if str(path) == "-":
+        click.echo(sample(), nl=False)
+        return
+    try:
+        with path.open("w" if force else "x", encoding="utf-8") as file:
+            file.write(sample())
+    except FileExistsError as error:
+        raise UsageError(f"{path} is there already", hint="--force overwrites it") from error
+    except OSError as error:
+        raise GcdError(f"cannot write {path}: {error.strerror}") from error
+    click.echo(f"wrote {path}")

@@ -1,0 +1,107 @@
+"""`gcd doctor`: looks everything over that a collection relies on, and names the mend.
+
+It must never change anything, but for a root that an operator accepts by name.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+import click
+import sqlalchemy
+from rich.console import Console
+from rich.text import Text
+
+import gcd
+from gcd.cli.options import store_options
+from gcd.cli.render import console
+from gcd.cli.session import NOWHERE, Session, open_session
+from gcd.errors import ArtifactError, BackendError, UsageError
+from gcd.model import Root
+from gcd.planning.gate import check_root
+from gcd.planning.guard import parse_place, place_uri
+from gcd.store.checkup import Finding, Grade, examine
+
+STYLES = {Grade.OK: "green", Grade.NOTE: "cyan", Grade.WARNING: "yellow", Grade.FAILURE: "red"}
+
+
+@click.command()
+@store_options
+@click.option("--accept-root", metavar="URI", help="Trust this storage root from now on.")
+@click.option("--json", "as_json", is_flag=True, help="The findings as a JSON list.")
+def doctor(accept_root: str | None, as_json: bool, **options: Any) -> None:
+    """Look over environment, database and storage roots; name what is wrong and what mends it.
+
+    Exit code 0, or 1 if anything is found that stops a collection.
+    """
+    with open_session(options, read_only=accept_root is None) as session:
+        if accept_root is not None:
+            accept(session, accept_root)
+            return
+        findings = [*environment(session), *examine(session.store.engine, session.store.schema)]
+        findings += roots(session)
+    if as_json:
+        click.echo(json.dumps([asdict(each) for each in findings]))
+    else:
+        show(console(), findings)
+    raise SystemExit(any(each.grade is Grade.FAILURE for each in findings))
+
+
+def show(out: Console, findings: list[Finding]) -> None:
+    """The findings as lines, each mend below its finding."""
+    for each in findings:
+        grade = Text(f"{each.grade:8}", style=STYLES[each.grade])
+        out.print(grade + Text(f" {each.subject}: {each.seen}", style=""))
+        if each.mend:
+            out.print(Text(f"         {each.mend}", style="dim"))
+
+
+def environment(session: Session) -> Iterator[Finding]:
+    """What runs here, and with which configuration."""
+    python = f"Python {platform.python_version()}, SQLAlchemy {sqlalchemy.__version__}"
+    yield Finding(Grade.OK, "gcd", f"{gcd.__version__} on {python}, {sys.platform}")
+    source = session.config.source
+    yield Finding(Grade.OK, "configuration", str(source) if source else "no file: defaults")
+    yield Finding(Grade.OK, "store", session.uri)
+    for problem in session.registry.problems:
+        yield Finding(Grade.WARNING, "plug-ins", problem)
+
+
+def roots(session: Session) -> Iterator[Finding]:
+    """Each storage root that soft-deleted runs lie below: is it the right one, can gcd delete there?"""
+    now = session.store.now()
+    survey = session.survey(now)
+    seen: dict[str, Root] = {}
+    for found in survey.root_pages():
+        seen.update({place_uri(place): root for place, root in found.items()})
+    for uri, root in sorted(seen.items()):
+        keep = check_root(root, session.settings.gate)
+        if keep is None:
+            yield Finding(Grade.OK, "storage root", f"{uri}: trusted, deletable")
+        else:
+            yield Finding(Grade.FAILURE, "storage root", f"{uri}: {keep.reason}", keep.detail)
+    if not seen:
+        yield Finding(Grade.OK, "storage roots", "no soft-deleted run needs one")
+
+
+def accept(session: Session, uri: str) -> None:
+    """Remember a root as the right one, as it is now; its failures are forgiven."""
+    try:
+        place = parse_place(uri, NOWHERE)
+        backend = session.registry.open(place.scheme)
+        true = backend.resolve(place)
+        probe = backend.probe(true, ())
+    except (ArtifactError, BackendError) as error:
+        raise UsageError(f"{uri}: {error}", hint=error.hint) from error
+    if not probe.is_there:
+        raise UsageError(f"{uri} is not there", hint="mount it first: an absent root is not trusted")
+    session.store.prepare()
+    session.store.remember_root(
+        true, {"identity": probe.identity, "is_accepted": 1, "failures": 0, "error": None}
+    )
+    click.echo(f"{place_uri(true)} is trusted from now on")

@@ -1,0 +1,149 @@
+"""`gcd gc`: one cycle now.
+
+It must never delete what a person at a terminal has not seen planned and agreed to, unless told to.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from types import FrameType
+from typing import Any
+
+import click
+
+from gcd.cli.named import Named, report_named
+from gcd.cli.options import selection_options, store_options
+from gcd.cli.plan import PARTIAL, planned, run_plan
+from gcd.cli.progress import Progress
+from gcd.cli.render import Summary, console, report_json, show_plan, show_report
+from gcd.cli.session import Session, open_session
+from gcd.collector import Collector
+from gcd.durations import parse_duration
+from gcd.errors import GcdError, Interrupted, UsageError
+from gcd.logs import configure
+from gcd.model import KeepReason
+
+DEFAULT_AGE = timedelta(days=30)
+
+
+@click.command()
+@store_options
+@selection_options
+@click.option("--dry-run", "-n", is_flag=True, help="Plan, show, and stop: the same as `gcd plan`.")
+@click.option("--yes", "-y", is_flag=True, help="Do not ask before deleting.")
+@click.option("--wait", metavar="TIME", help="Wait this long for another collector to finish.")
+@click.option("--sizes", is_flag=True, help="Measure the files in the plan that is shown.")
+@click.option("--json", "as_json", is_flag=True, help="The report as one JSON object.")
+def gc(dry_run: bool, yes: bool, wait: str | None, sizes: bool, as_json: bool, **options: Any) -> None:
+    """Permanently delete soft-deleted runs: their rows and their files.
+
+    On a terminal the plan is shown first and you are asked. Without a terminal, or with --yes, it is
+    not asked.
+
+    \b
+    Exit codes: 0 done, nothing to do included; 1 error, or "no" at the prompt; 2 usage;
+    3 partial: something deferred or stuck, a storage root unwell, or a named run kept;
+    10 configuration; 11 another collector is at work; 12 store unreachable;
+    14 refused: not MLflow's, schema or privileges; 130 and 143 interrupted.
+    """
+    if dry_run:
+        if yes or wait:
+            raise UsageError("--dry-run deletes nothing: --yes and --wait say nothing with it")
+        run_plan(options, sizes=sizes, as_json=as_json)
+    patience = parse_duration(wait) if wait is not None else None
+    with open_session(options, read_only=False) as session:
+        configure(session.config.log.level, session.config.log.format)
+        now = session.store.now()
+        if not yes and not as_json and sys.stdin.isatty() and sys.stderr.isatty():
+            if not agreed(session, now, sizes=sizes):
+                return
+        code = collect(session, now, patience, as_json=as_json)
+    raise SystemExit(code)
+
+
+def agreed(session: Session, now: datetime, *, sizes: bool) -> bool:
+    """Show the plan and ask; False if there is nothing to ask about.
+
+    Raises GcdError (exit 1) on "no".
+    """
+    summary = Summary(leftovers=session.store.waiting(now))
+    for _ in planned(session.survey(now), summary, Named(None), sizes=sizes):
+        pass
+    out = console(stderr=True)
+    show_plan(out, summary, session.settings.policy, session.uri, now)
+    if not summary.collect and not summary.leftovers:
+        tell_young(session, summary.kept)
+        return session.settings.run_ids is not None
+    question = f"Permanently delete {summary.collect:,} runs? This cannot be undone"
+    if not click.confirm(question, err=True):
+        raise GcdError("nothing was deleted", hint="`gcd plan` shows the plan without asking")
+    return True
+
+
+def tell_young(session: Session, kept: Mapping[KeepReason, int]) -> None:
+    """The default age is gcd's, not MLflow's: say so where it kept something."""
+    young = kept.get(KeepReason.TOO_YOUNG, 0)
+    if young and session.settings.policy.older_than == DEFAULT_AGE:
+        were = "run was" if young == 1 else "runs were"
+        click.echo(
+            f"{young:,} {were} deleted less than 30 days ago; "
+            "`--older-than 0s` collects at once, as `mlflow gc` does",
+            err=True,
+        )
+
+
+def collect(
+    session: Session, now: datetime, patience: timedelta | None, *, as_json: bool
+) -> int:
+    """Take the lease, run the cycle, show the report; the exit code."""
+    named = Named(session.settings.run_ids)
+    with stopping() as stop, Progress(named) as progress:
+        session.store.prepare()
+        lease = session.store.acquire(patience)
+        try:
+            report = Collector(session.survey(now), lease, progress, stop.event).collect()
+        finally:
+            lease.release()
+    if as_json:
+        click.echo(json.dumps(report_json(report)))
+    else:
+        show_report(console(), report)
+        tell_young(session, report.kept)
+    missed = report_named(named, session.store.stages, collected="were collected")
+    if stop.signum is not None:
+        raise Interrupted("stopped; what was purged is finished by the next cycle", signum=stop.signum)
+    return PARTIAL if missed or report.state == "partial" else 0
+
+
+class Stop:
+    """Whether, and by which signal, the cycle was asked to stop."""
+
+    def __init__(self) -> None:
+        self.event = threading.Event()
+        self.signum: int | None = None
+
+    def ask(self, signum: int, _frame: FrameType | None) -> None:
+        """The first signal finishes the batch in hand; a second one ends at once."""
+        if self.event.is_set():
+            raise KeyboardInterrupt
+        self.signum = signum
+        self.event.set()
+        click.echo("gcd: stopping after the batch in hand; once more to stop at once", err=True)
+
+
+@contextmanager
+def stopping() -> Iterator[Stop]:
+    """Catch SIGINT and SIGTERM for the time of a cycle."""
+    stop = Stop()
+    before = {each: signal.signal(each, stop.ask) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)

@@ -1,0 +1,78 @@
+"""`gcd plan`: what `gcd gc` would do now, and why the rest stays.
+
+It must never write, anywhere.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from typing import Any
+
+import click
+
+from gcd.cli.named import Named, report_named
+from gcd.cli.options import selection_options, store_options
+from gcd.cli.render import Summary, console, decision_json, json_stream, show_plan, summary_json
+from gcd.cli.session import Session, open_session
+from gcd.planning.plan import Plan
+from gcd.survey import Survey
+
+PARTIAL = 3
+
+
+@click.command()
+@store_options
+@selection_options
+@click.option("--sizes", is_flag=True, help="Measure the files too: objects and bytes.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document, each decision in it.")
+def plan(as_json: bool, sizes: bool, **options: Any) -> None:
+    """Show what `gcd gc` would collect now, what it would keep, and why.
+
+    Writes nothing, anywhere: no lease is taken, gcd's own tables need not exist.
+    Exit code 0, or 3 if a run named by --run-ids would be kept or is unknown.
+    """
+    run_plan(options, sizes=sizes, as_json=as_json)
+
+
+def run_plan(options: dict[str, Any], *, sizes: bool, as_json: bool) -> None:
+    """Plan, show, and exit with what the named ids ask for."""
+    with open_session(options, read_only=True) as session:
+        now = session.store.now()
+        named = Named(session.settings.run_ids)
+        summary = Summary(leftovers=session.store.waiting(now))
+        survey = session.survey(now)
+        pages = planned(survey, summary, named, sizes=sizes)
+        if as_json:
+            print_json(session, now, summary, pages)
+        else:
+            for _ in pages:
+                pass
+            show_plan(console(), summary, session.settings.policy, session.uri, now)
+        missed = report_named(named, session.store.stages, collected="would be collected")
+    raise SystemExit(PARTIAL if missed else 0)
+
+
+def planned(
+    survey: Survey, summary: Summary, named: Named, *, sizes: bool
+) -> Iterator[Plan]:
+    """The pages of a plan, counted as they pass."""
+    for page in survey.plans():
+        counts = survey.store.row_counts([each.candidate.id for each in page.collect])
+        usage = survey.measured(page) if sizes else None
+        summary.add(page, sum(counts.values()), usage)
+        named.note(page)
+        yield page
+
+
+def print_json(
+    session: Session, now: datetime, summary: Summary, pages: Iterator[Plan]
+) -> None:
+    """The whole plan as one document, written as it is made."""
+    head = {"store": session.uri, "as_of": now.isoformat()}
+    decisions = (each for page in pages for each in (*page.collect, *page.keep))
+    write: Callable[[str], None] = lambda text: click.echo(text, nl=False)  # noqa: E731
+    for piece in json_stream(head, (decision_json(each) for each in decisions)):
+        write(piece)
+    click.echo(', "summary": ' + json.dumps(summary_json(summary)) + "}")

@@ -1,0 +1,234 @@
+"""The sections of the configuration: every key with its type, default and meaning.
+
+It must never read anything: what is here is compared with what others have read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
+
+from gcd.durations import EXAMPLE, parse_duration
+from gcd.errors import UsageError
+
+STRICT = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
+
+
+def _duration(value: Any) -> timedelta:
+    if isinstance(value, timedelta):
+        return value
+    if not isinstance(value, str):
+        raise _problem(f"must be a text: {EXAMPLE}")
+    try:
+        return parse_duration(value)
+    except UsageError as error:
+        raise _problem(f"{error.message}; {error.hint}") from None
+
+
+def _not_empty(text: str) -> str:
+    if not text.strip():
+        raise _problem("is empty")
+    return text
+
+
+def _host(text: str) -> str:
+    if not re.fullmatch(r"[^\s/?#@]+", text):
+        raise _problem('must be a host and no more, as in "mlflow.example.com" or "mlflow:5000"')
+    return text
+
+
+def _store_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+        raise _problem("is no name for a store: use letters, digits, - and _")
+    return name
+
+
+def _problem(sentence: str, key: str = "") -> PydanticCustomError:
+    """What pydantic collects; `key` is told instead of where it was found."""
+    return PydanticCustomError("gcd", "{sentence}", {"sentence": sentence, "key": key})
+
+
+Duration = Annotated[timedelta, BeforeValidator(_duration)]
+Uri = Annotated[str, AfterValidator(_not_empty)]
+Uris = Annotated[tuple[Uri, ...], Field(strict=False)]
+Hosts = Annotated[tuple[Annotated[str, AfterValidator(_host)], ...], Field(strict=False)]
+"""TOML's lists become tuples; what is in them stays strict."""
+
+
+class Store(BaseModel):
+    """An MLflow store: its database, and where its server keeps the artifacts that it proxies."""
+
+    model_config = STRICT
+
+    backend_store_uri: Uri | None = Field(
+        default=None,
+        repr=False,
+        description="Database of the MLflow tracking server, as the server was given it.",
+    )
+    artifacts_destination: Uri | None = Field(
+        default=None,
+        repr=False,
+        description="Where the tracking server keeps what it proxies: `mlflow-artifacts:` is mapped "
+        "onto it. Leave it out for a server that proxies nothing.",
+    )
+
+
+class Retention(BaseModel):
+    """What is old enough, and what else may go."""
+
+    model_config = STRICT
+
+    older_than: Duration = Field(
+        default=timedelta(days=30),
+        description="Collect what was deleted at least this long ago. 0s collects at once, as "
+        "`mlflow gc` does by default.",
+    )
+    runs_of_live_models: Literal["keep", "collect_run"] = Field(
+        default="keep",
+        description="A deleted run whose metrics belong to a live logged model: keep it, or collect "
+        "it, and those metrics with it.",
+    )
+
+
+class Artifacts(BaseModel):
+    """Which artifact trees gcd may delete, and how many at a time."""
+
+    model_config = STRICT
+
+    roots: Uris = Field(
+        default=(),
+        description="More places below which gcd may delete trees that carry a deleted entity's id, "
+        "besides the artifact location of the entity's own experiment.",
+    )
+    hosts: Hosts = Field(
+        default=(),
+        description="Hosts of mlflow-artifacts://HOST/ URIs that artifacts_destination serves. URIs "
+        "without a host always are.",
+    )
+    absent_roots: Literal["keep", "collect"] = Field(
+        default="keep",
+        description="Where no file that the database names is found under a storage root: keep the "
+        "runs, for it may be an unmounted disk, or collect them, for stores where nobody ever "
+        "logged a file.",
+    )
+    hands: int = Field(
+        default=8, ge=1, le=64, description="How many artifact trees are deleted at a time."
+    )
+
+
+class Purge(BaseModel):
+    """How much one transaction deletes."""
+
+    model_config = STRICT
+
+    batch_runs: int = Field(
+        default=500, ge=1, le=5000, description="The most runs that one batch purges."
+    )
+    batch_rows: int = Field(
+        default=50_000,
+        ge=1000,
+        le=1_000_000,
+        description="The most rows that one transaction deletes; a run with more is a giant, and is "
+        "purged in a way of its own.",
+    )
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.batch_runs > self.batch_rows:
+            sentence = f"is more than batch_rows = {self.batch_rows}, and each run is a row or more"
+            raise _problem(sentence, "purge.batch_runs")
+        return self
+
+
+class Gate(BaseModel):
+    """When purging stops for a storage root whose files do not go."""
+
+    model_config = STRICT
+
+    max_backlog: int = Field(
+        default=1000,
+        ge=1,
+        description="Purge no more from a storage root where this many trees wait to be deleted.",
+    )
+    max_failures: int = Field(
+        default=3,
+        ge=1,
+        le=100,
+        description="Purge no more from a storage root where this many deletions in a row failed.",
+    )
+
+
+class Journal(BaseModel):
+    """What gcd remembers."""
+
+    model_config = STRICT
+
+    keep_history: Duration = Field(
+        default=timedelta(days=90),
+        description="How long finished journal entries and cycles are kept, for `gcd explain`.",
+    )
+
+
+class Log(BaseModel):
+    """What is told on stderr, and how."""
+
+    model_config = STRICT
+
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="The least important records that are written."
+    )
+    format: Literal["auto", "text", "json"] = Field(
+        default="auto",
+        description="Text for people, or one JSON object a line; auto writes text on a terminal and "
+        "JSON elsewhere.",
+    )
+
+
+def _distinct(stores: Mapping[str, Store]) -> Mapping[str, Store]:
+    seen: dict[str, str] = {}
+    for name, store in stores.items():
+        uri = store.backend_store_uri
+        if uri is not None and seen.setdefault(uri, name) != name:
+            sentence = f"is the same database as stores.{seen[uri]}.backend_store_uri"
+            raise _problem(sentence, f"stores.{name}.backend_store_uri")
+    return stores
+
+
+class Sections(BaseModel):
+    """The whole configuration."""
+
+    model_config = STRICT
+
+    stores: Annotated[
+        Mapping[Annotated[str, AfterValidator(_store_name)], Store], AfterValidator(_distinct)
+    ] = Field(default={}, description="The MLflow stores, each by a name of your choice.")
+    retention: Retention = Retention()
+    artifacts: Artifacts = Artifacts()
+    purge: Purge = Purge()
+    gate: Gate = Gate()
+    journal: Journal = Journal()
+    log: Log = Log()
+
+
+MODELS: Mapping[str, type[BaseModel]] = {
+    "stores": Store,
+    "retention": Retention,
+    "artifacts": Artifacts,
+    "purge": Purge,
+    "gate": Gate,
+    "journal": Journal,
+    "log": Log,
+}
+"""The model of each section; that of one store for "stores"."""
+
+
+def fields_of(section: str) -> Mapping[str, FieldInfo]:
+    """The keys of a section, none for what is no section."""
+    model = MODELS.get(section)
+    return model.model_fields if model else {}

@@ -1,0 +1,134 @@
+"""Chooses the store to work on, from the command line, the configuration and MLflow's environment.
+
+It must never guess between two databases: what contradicts itself is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+
+from gcd.config.sections import Store
+from gcd.errors import ConfigError
+
+BACKEND = "MLFLOW_BACKEND_STORE_URI"
+TRACKING = "MLFLOW_TRACKING_URI"
+DESTINATION = "MLFLOW_ARTIFACTS_DESTINATION"
+DATABASES = ("sqlite", "postgresql", "postgres", "mysql", "mssql")
+HINT = (
+    f"give --backend-store-uri, set {BACKEND}, or write a configuration with `gcd config init`; "
+    "it is the database that the tracking server was started with"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StoreConfig:
+    """The store that was chosen. Both URIs may hold secrets: no repr shows them."""
+
+    name: str | None
+    """None for a store that no configuration names."""
+    backend_store_uri: str = field(repr=False)
+    artifacts_destination: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What the command line says of the store."""
+
+    backend_store_uri: str | None = field(default=None, repr=False)
+    artifacts_destination: str | None = field(default=None, repr=False)
+    tracking_uri: str | None = field(default=None, repr=False)
+
+
+def choose(
+    stores: Mapping[str, Store], name: str | None, given: Given, mlflow: Mapping[str, str]
+) -> StoreConfig:
+    """The store to work on: flags over the configuration over MLflow's environment.
+
+    A URI on the command line, without a name, is a store of its own: what is configured for
+    another database says nothing of where its artifacts are. Raises ConfigError.
+    """
+    _check(given, mlflow)
+    uri = given.backend_store_uri or _database(given.tracking_uri)
+    name = name if name is not None else _only(stores, uri)
+    chosen = _named(stores, name) if name is not None else Store()
+    # The environment describes one store: it must not fill a gap in one of several.
+    fallback = mlflow if name is None or len(stores) == 1 else {}
+    uri = uri or chosen.backend_store_uri or _environment_uri(fallback)
+    if uri is None:
+        raise _missing(name, fallback)
+    destination = given.artifacts_destination or chosen.artifacts_destination
+    return StoreConfig(name, uri, destination or fallback.get(DESTINATION) or None)
+
+
+def environment_variable(mlflow: Mapping[str, str]) -> str | None:
+    """The variable by which MLflow's environment names a database; it may be empty."""
+    if BACKEND in mlflow:
+        return BACKEND
+    return TRACKING if _database(mlflow.get(TRACKING)) else None
+
+
+def _environment_uri(mlflow: Mapping[str, str]) -> str | None:
+    variable = environment_variable(mlflow)
+    if variable is None:
+        return None
+    if not mlflow[variable].strip():
+        raise ConfigError(f"{variable} is empty", hint="set it to a database's URI, or unset it")
+    return mlflow[variable]
+
+
+def _database(uri: str | None) -> str | None:
+    """A tracking URI that names a database; None for a server, a folder or nothing."""
+    scheme, colon, _ = (uri or "").partition(":")
+    return uri if colon and scheme.lower().partition("+")[0] in DATABASES else None
+
+
+def _check(given: Given, mlflow: Mapping[str, str]) -> None:
+    for name in ("backend_store_uri", "artifacts_destination", "tracking_uri"):
+        value = getattr(given, name)
+        if value is not None and not value.strip():
+            flag = "--" + name.replace("_", "-")
+            raise ConfigError(f"{flag} is empty", hint="is a shell variable unset?")
+    is_named = given.backend_store_uri is None and _database(given.tracking_uri) is not None
+    if is_named and mlflow.get(BACKEND, "").strip() not in ("", given.tracking_uri):
+        # `mlflow gc` would delete in the one that the variable names.
+        raise ConfigError(
+            f"--tracking-uri and {BACKEND} name two databases",
+            hint="give the one to collect from as --backend-store-uri",
+        )
+
+
+def _only(stores: Mapping[str, Store], uri: str | None) -> str | None:
+    """The store that needs no name: the one with the URI that was given, or the only one."""
+    if uri is not None:
+        return next((n for n, each in stores.items() if each.backend_store_uri == uri), None)
+    if len(stores) > 1:
+        names = ", ".join(stores)
+        raise ConfigError(f"several stores are configured: {names}", hint="name one with --store")
+    return next(iter(stores), None)
+
+
+def _named(stores: Mapping[str, Store], name: str) -> Store:
+    if name in stores:
+        return stores[name]
+    close = get_close_matches(name, stores, n=1)
+    meant = f"; did you mean {close[0]}?" if close else ""
+    known = ", ".join(stores) or "none is"
+    raise ConfigError(
+        f"no store is named {name!r}{meant}", hint=f"stores in the configuration: {known}"
+    )
+
+
+def _missing(name: str | None, mlflow: Mapping[str, str]) -> ConfigError:
+    """No database is named: say whose URI is missing, and what a tracking URI is not."""
+    no_database = (
+        f"; {TRACKING} names a tracking server or a folder, and gcd needs the server's database"
+        if mlflow.get(TRACKING)
+        else ""
+    )
+    if name is None:
+        return ConfigError(f"no store is given{no_database}", hint=HINT)
+    key = f"stores.{name}.backend_store_uri"
+    problem = f"is missing{no_database}"
+    return ConfigError(f"{key} {problem}", problems=[(key, problem)], hint=HINT)

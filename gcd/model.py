@@ -1,0 +1,218 @@
+"""The nouns of gcd: frozen dataclasses that its layers hand to one another.
+
+They have no behaviour and know no clock, no database and no store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+
+class Kind(StrEnum):
+    """What MLflow can soft-delete and gcd can collect."""
+
+    RUN = "run"
+    LOGGED_MODEL = "logged_model"
+    EXPERIMENT = "experiment"
+
+
+class KeepReason(StrEnum):
+    """Why a candidate stays (design: keep reasons)."""
+
+    TOO_YOUNG = "too_young"
+    HELD = "held"
+    REGISTERED = "registered"
+    SHARED = "shared"
+    FEEDS_LIVE_MODEL = "feeds_live_model"
+    UNDATED = "undated"
+    FROM_THE_FUTURE = "from_the_future"
+    STILL_RUNNING = "still_running"
+    UNSAFE_TARGET = "unsafe_target"
+    NO_BACKEND = "no_backend"
+    UNREACHABLE = "unreachable"
+    ROOT_UNHEALTHY = "root_unhealthy"
+    RESTORED = "restored"
+    UNKNOWN_REFERENCE = "unknown_reference"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a tree lies: below `authority` of `scheme`, at `path`, raw and ending in "/".
+
+    A local path is absolute and unquoted. An object key is as the store has it: nothing collapsed,
+    nothing decoded. Two places are the same tree exactly if they are equal, and one contains the
+    other exactly if scheme and authority agree and its path is a prefix.
+    """
+
+    scheme: str
+    authority: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A soft-deleted entity that may be collected.
+
+    `token` is its stage and stamp as the store saw them: a restore or a second deletion changes
+    it. `deleted_at` is None where MLflow left no usable stamp; `first_seen_at` is when gcd first
+    saw such a one. `uri` is the artifact tree as MLflow recorded it, `location` the artifact
+    location of its experiment.
+    """
+
+    kind: Kind
+    id: str
+    experiment_id: str
+    token: str
+    deleted_at: datetime | None
+    uri: str | None
+    location: str | None
+    first_seen_at: datetime | None = None
+    is_running: bool = False
+    last_active_at: datetime | None = None
+    feeds: str | None = None
+    """A live logged model that this run's metrics belong to."""
+
+
+class Reach(StrEnum):
+    """How far a hold on a tree reaches."""
+
+    OVERLAP = "overlap"
+    """It keeps every tree that it equals, contains or lies inside."""
+    WITHIN = "within"
+    """It keeps only trees that it equals or lies inside: the place where a live experiment logs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Something that keeps an entity (by id), or a tree (by URI), from being collected."""
+
+    reason: KeepReason
+    because: str
+    """For people: "version 3 of classifier", "tag gcd.hold on the run"."""
+    entity_id: str | None = None
+    uri: str | None = None
+    reach: Reach = Reach.OVERLAP
+    until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One artifact tree to delete: it carries the id of the entity that it belongs to."""
+
+    place: Place
+    root: Place
+    """The storage root it lies below: what is probed, remembered and never deleted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What a look at a storage root found, without changing it.
+
+    `identity` tells this root from another one mounted in its stead (device and inode, bucket).
+    `is_named_found` is True once a tree that the database names was seen there.
+    `problem` says why nothing could be deleted there now, None if nothing speaks against it.
+    """
+
+    is_there: bool
+    identity: str | None = None
+    is_named_found: bool = False
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Root:
+    """What is known of a storage root: found now, remembered from before, and how sweeps went."""
+
+    place: Place
+    probe: Probe
+    remembered_identity: str | None = None
+    is_accepted: bool = False
+    failures: int = 0
+    """Sweeps that failed since the last one that succeeded."""
+    backlog: int = 0
+    """Journal entries there that are due and not swept."""
+
+
+class EntryState(StrEnum):
+    """Where a journal entry stands."""
+
+    PENDING = "pending"
+    """Purged, to be swept; deferred, if it was tried before."""
+    DONE = "done"
+    STUCK = "stuck"
+    PARKED = "parked"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A line of the journal: an entity whose rows are purged, and the tree to sweep for it."""
+
+    id: int
+    cycle: int
+    kind: Kind
+    entity_id: str
+    experiment_id: str
+    target: Target | None
+    state: EntryState
+    attempts: int
+    purged_at: datetime
+    due_at: datetime
+    has_rows_left: bool = False
+    is_second_look: bool = False
+    error: str | None = None
+    swept_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a tree holds, or what its deletion freed."""
+
+    objects: int = 0
+    bytes: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(self.objects + other.objects, self.bytes + other.bytes)
+
+
+class Result(StrEnum):
+    """How the sweep of one entry went."""
+
+    SWEPT = "swept"
+    DEFERRED = "deferred"
+    LOCKED = "locked"
+    STUCK = "stuck"
+    PARKED = "parked"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The result of one sweep, for the journal to settle."""
+
+    entry: Entry
+    result: Result
+    usage: Usage = Usage()
+    error: str | None = None
+    until: datetime | None = None
+    changed_at: datetime | None = None
+    """The newest change seen in the tree, where the store tells."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What one cycle did."""
+
+    cycle: int
+    started_at: datetime
+    ended_at: datetime
+    state: str
+    """done, partial, interrupted or failed."""
+    candidates: int = 0
+    purged: Mapping[Kind, int] = field(default_factory=dict)
+    rows: int = 0
+    results: Mapping[Result, int] = field(default_factory=dict)
+    usage: Usage = Usage()
+    kept: Mapping[KeepReason, int] = field(default_factory=dict)
+    error: str | None = None

@@ -1,0 +1,246 @@
+"""Which tree belongs to a candidate, and which places are never touched.
+
+It must never return a target that is a root, contains one, lies outside the scope or belongs to
+another entity; what it cannot tell it refuses.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from urllib.parse import quote, unquote
+
+from gcd.errors import UnknownScheme, UnsafeTarget
+from gcd.model import Candidate, Kind, Place, Target
+
+NO_PLACE = frozenset({"runs", "models"})
+"""Schemes that name another URI, not a place."""
+PROXY_PATH = re.compile(r"/(?:ajax-)?api/2\.0/mlflow-artifacts/artifacts/(?P<path>.*)", re.DOTALL)
+SYSTEM = frozenset("bin boot dev etc lib lib32 lib64 libx32 proc run sbin sys usr".split())
+USER_SPACE = ("usr", "local")
+HOMES = frozenset({"home", "Users"})
+FOLDERS = {Kind.RUN: (), Kind.LOGGED_MODEL: ("models",)}
+"""The folders between an experiment's location and the folder that is named by the entity's id."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Where gcd may delete, beyond the artifact location of an entity's own experiment."""
+
+    destination: Place | None
+    """What `mlflow-artifacts:` URIs are mapped onto."""
+    hosts: frozenset[str]
+    """Hosts of such URIs that the destination serves."""
+    roots: tuple[Place, ...]
+    """Places below which trees with the right id may be deleted wherever they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """An experiment's artifact location: as recorded, under its true name, and its storage root."""
+
+    recorded: Place
+    true: Place
+    root: Place
+
+
+# -- places --------------------------------------------------------------------------------------
+
+
+def parse_place(uri: str, scope: Scope) -> Place:
+    """The place of a recorded URI.
+
+    Raises UnsafeTarget for what names no place that gcd can be sure of, UnknownScheme for a proxied
+    URI without a destination or of a host that is not in the scope.
+    """
+    if not uri.strip() or "\0" in uri:
+        raise UnsafeTarget("the URI is empty" if not uri.strip() else "the URI holds a NUL")
+    if uri.startswith("/"):
+        return local_place(uri, uri)
+    scheme, colon, rest = uri.partition(":")
+    if not colon or not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]+", scheme):
+        raise UnsafeTarget(f"{uri!r} is relative to a folder that only the server knows")
+    scheme = scheme.lower()
+    if scheme == "file":
+        return file_place(uri, rest)
+    if scheme == "mlflow-artifacts":
+        host, path = split_authority(rest)
+        return proxied_place(uri, host, path, scope)
+    if scheme in ("http", "https"):
+        host, path = split_authority(rest)
+        proxied = PROXY_PATH.fullmatch("/" + path)
+        if proxied is None:
+            raise UnknownScheme(f"nobody can delete at {scheme}://{host}/…")
+        return proxied_place(uri, host, proxied["path"], scope)
+    if scheme in NO_PLACE or not rest.startswith("/"):
+        raise UnsafeTarget(f"{uri!r} is a reference, not a place")
+    authority, path = split_authority(rest)
+    return Place(scheme, without_password(authority), closed(path))
+
+
+def split_authority(rest: str) -> tuple[str, str]:
+    """Authority and path of what follows a scheme; exactly one leading "/" of the path is taken off."""
+    if not rest.startswith("//"):
+        return "", rest.removeprefix("/")
+    authority, _, path = rest[2:].partition("/")
+    return authority, path
+
+
+def without_password(authority: str) -> str:
+    """An authority whose user, or Azure container, stays and whose password does not."""
+    user, at, host = authority.rpartition("@")
+    return f"{user.partition(':')[0]}{at}{host}"
+
+
+def closed(path: str) -> str:
+    """A raw path that ends in "/", except that of a whole bucket, which is empty."""
+    return path if not path or path.endswith("/") else path + "/"
+
+
+def file_place(uri: str, rest: str) -> Place:
+    """The place of a file: URI, which is percent-encoded."""
+    authority, path = split_authority(rest)
+    if authority not in ("", "localhost"):
+        raise UnsafeTarget(f"{uri!r} is on the host {authority}")
+    if not rest.startswith("/"):
+        raise UnsafeTarget(f"{uri!r} is relative to a folder that only the server knows")
+    if "?" in path or "#" in path:
+        raise UnsafeTarget(f"{uri!r} has a query or a fragment")
+    return local_place(uri, "/" + unquote(path, errors="surrogateescape"))
+
+
+def local_place(uri: str, path: str) -> Place:
+    """The place of an absolute path; doubled slashes are one, dots are refused."""
+    names = [name for name in path.split("/") if name]
+    refuse_dots(uri, names)
+    if "\0" in path:
+        raise UnsafeTarget(f"{uri!r} holds a NUL")
+    return Place("file", "", "/" + "".join(name + "/" for name in names))
+
+
+def proxied_place(uri: str, host: str, path: str, scope: Scope) -> Place:
+    """What the tracking server would make of a proxied path: a path below its destination."""
+    names = {host, host.rpartition(":")[0] or host}
+    if host and not names & scope.hosts:
+        raise UnknownScheme(
+            f"artifacts of the tracking server {without_password(host)} are not known to be here",
+            hint=f'list it in artifacts.hosts = ["{without_password(host)}"] if they are',
+        )
+    if scope.destination is None:
+        raise UnknownScheme(
+            "proxied artifacts (mlflow-artifacts:) without a known destination",
+            hint="give --artifacts-destination as the tracking server has it",
+        )
+    refuse_dots(uri, [unquote(name) for name in path.split("/")])
+    below_it = scope.destination.path + path.lstrip("/")
+    if scope.destination.scheme == "file":
+        return local_place(uri, below_it)
+    return Place(scope.destination.scheme, scope.destination.authority, closed(below_it))
+
+
+def refuse_dots(uri: str, names: list[str]) -> None:
+    """A "." or ".." segment could lead anywhere."""
+    if any(name in (".", "..") for name in names):
+        raise UnsafeTarget(f"{uri!r} has a segment of dots")
+
+
+def place_uri(place: Place) -> str:
+    """A place as a URI that `parse_place` reads back, for the journal and for people."""
+    if place.scheme == "file":
+        return "file://" + quote(place.path, errors="surrogateescape")
+    return f"{place.scheme}://{place.authority}/{place.path}"
+
+
+def below(place: Place, *names: str) -> Place:
+    """The place of these names below another one."""
+    return Place(place.scheme, place.authority, place.path + "".join(name + "/" for name in names))
+
+
+def contains(outer: Place, inner: Place) -> bool:
+    """Whether a place equals another or contains it, by whole segments."""
+    same_store = (outer.scheme, outer.authority) == (inner.scheme, inner.authority)
+    return same_store and inner.path.startswith(outer.path)
+
+
+# -- roots ---------------------------------------------------------------------------------------
+
+
+def layout_root(location: Place, experiment_id: str, scope: Scope) -> Place:
+    """The storage root of an experiment's location, by MLflow's layout of artifact roots."""
+    if location.scheme != "file":
+        return Place(location.scheme, location.authority, "")
+    known = [*scope.roots, *([scope.destination] if scope.destination else [])]
+    around = [root for root in known if contains(root, location)]
+    if around:
+        return max(around, key=lambda root: len(root.path))
+    names = location.path.strip("/").split("/")
+    if names[-1] != experiment_id or len(names) < 2:
+        return location
+    names = names[:-1]
+    if len(names) > 2 and names[-2] == "workspaces":
+        names = names[:-2]
+    return Place("file", "", "/" + "".join(name + "/" for name in names))
+
+
+def why_sacred(location: Place) -> str | None:
+    """Why a location is too general to delete below without being told to, None if it is not."""
+    names = [name for name in location.path.split("/") if name]
+    if location.scheme != "file":
+        return None if names else "it is a whole bucket"
+    if not names:
+        return "it is the root of the file system"
+    if names[0] in SYSTEM and tuple(names[:2]) != USER_SPACE:
+        return "it belongs to the system"
+    if len(names) == 1 or tuple(names) == USER_SPACE:
+        return "it is a folder at the top of the file system"
+    if len(names) == 2 and names[0] in HOMES:
+        return "it is a home folder"
+    return None
+
+
+# -- targets -------------------------------------------------------------------------------------
+
+
+def make_target(candidate: Candidate, site: Site, scope: Scope) -> Target:
+    """The tree that belongs to a candidate: it carries the candidate's id, at its experiment's place.
+
+    Without a recorded URI it is where MLflow puts it. Raises UnsafeTarget, UnknownScheme.
+    """
+    names = own_names(candidate)
+    home = below(site.recorded, *names)
+    place = home if candidate.uri is None else parse_place(candidate.uri, scope)
+    if place == home:
+        sacred = why_sacred(site.true)
+        if sacred and not any(contains(root, site.true) for root in scope.roots):
+            raise UnsafeTarget(
+                f"its experiment's location is {place_uri(site.true)}: {sacred}",
+                hint="artifacts.roots allows it",
+            )
+        return checked(Target(below(site.true, *names), site.root))
+    suffix = "/" + "/".join(names) + "/"
+    roots = [root for root in scope.roots if contains(root, place)]
+    if roots and place.path.endswith(suffix):
+        return checked(Target(place, max(roots, key=lambda root: len(root.path))))
+    raise UnsafeTarget(
+        f"its artifact URI {place_uri(place)} is not {place_uri(home)}",
+        hint="artifacts.roots allows more places for trees that carry the right id",
+    )
+
+
+def own_names(candidate: Candidate) -> tuple[str, ...]:
+    """The names from the experiment's location down to the candidate's tree."""
+    if candidate.kind not in FOLDERS:
+        raise UnsafeTarget(f"a {candidate.kind} has no tree of its own")
+    if not candidate.id or candidate.id in (".", "..") or re.search(r"[/\0]", candidate.id):
+        raise UnsafeTarget(f"{candidate.id!r} cannot be the name of a folder")
+    return (*FOLDERS[candidate.kind], candidate.id, "artifacts")
+
+
+def checked(target: Target) -> Target:
+    """The same target, which must lie at least two folders below its root."""
+    rest = target.place.path.removeprefix(target.root.path)
+    if not contains(target.root, target.place) or len(rest.strip("/").split("/")) < 2:
+        raise UnsafeTarget(
+            f"{place_uri(target.place)} is not well below its storage root {place_uri(target.root)}"
+        )
+    return target

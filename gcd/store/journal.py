@@ -1,0 +1,347 @@
+"""The journal: what was purged and is still to be swept, and the history of what was.
+
+It must never lose an entry that is not settled, and never invent one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Row
+
+from gcd.durations import from_millis, to_millis
+from gcd.model import (
+    Candidate,
+    Entry,
+    EntryState,
+    Kind,
+    Outcome,
+    Place,
+    Probe,
+    Report,
+    Result,
+    Root,
+    Target,
+)
+from gcd.planning.guard import Scope, parse_place, place_uri
+from gcd.planning.retry import next_attempt
+from gcd.store.tables import cycle as cycles
+from gcd.store.tables import journal, root
+
+REFERENCES_LEFT = 1
+"""Rows that refer to the entity by a column without an index are still to be looked for."""
+CHILDREN_LEFT = 2
+"""The entity's own row is gone, its children are still to be deleted; then as above."""
+
+LOOK_AGAIN = timedelta(days=1)
+"""MLflow accepts uploads to a deleted run: a tree that changed this recently is looked at twice."""
+
+NOWHERE = Scope(destination=None, hosts=frozenset(), roots=())
+
+
+def record(
+    conn: Connection,
+    cycle: int,
+    doomed: Iterable[tuple[Candidate, Target | None]],
+    *,
+    rows_left: int,
+    at_ms: int,
+) -> None:
+    """Write the entries of a batch, in the transaction that purges it."""
+    rows = []
+    for candidate, target in doomed:
+        root_uri = place_uri(target.root) if target else None
+        rows.append(
+            {
+                "cycle": cycle,
+                "kind": candidate.kind.value,
+                "entity_id": candidate.id,
+                "experiment_id": candidate.experiment_id,
+                "target": place_uri(target.place) if target else None,
+                "root": root_uri,
+                "root_id": root_key(root_uri) if root_uri else None,
+                "state": EntryState.PENDING.value,
+                "attempts": 0,
+                "rows_left": rows_left,
+                "looks": 0,
+                "purged_ms": at_ms,
+                "due_ms": at_ms,
+            }
+        )
+    conn.execute(journal.insert(), rows)
+
+
+def root_key(uri: str) -> str:
+    """A key of fixed length for a root's URI, which may be longer than a database can index."""
+    return hashlib.sha256(uri.encode()).hexdigest()
+
+
+def due(conn: Connection, at_ms: int, *, after: int = 0, limit: int = 500) -> list[Entry]:
+    """The next page of entries that are to be swept by now, oldest first."""
+    query = (
+        sa.select(journal)
+        .where(
+            journal.c.state == EntryState.PENDING.value,
+            journal.c.due_ms <= at_ms,
+            journal.c.id > after,
+        )
+        .order_by(journal.c.id)
+        .limit(limit)
+    )
+    return [entry(row) for row in conn.execute(query)]
+
+
+def of_entity(conn: Connection, entity_id: str) -> list[Entry]:
+    """All that the journal remembers of an entity, newest first."""
+    query = (
+        sa.select(journal).where(journal.c.entity_id == entity_id).order_by(journal.c.id.desc())
+    )
+    return [entry(row) for row in conn.execute(query)]
+
+
+def with_rows_left(conn: Connection, rows_left: int, *, limit: int) -> list[Entry]:
+    """Entries whose rows are not all deleted yet."""
+    query = (
+        sa.select(journal)
+        .where(journal.c.rows_left == rows_left, journal.c.state != EntryState.PARKED.value)
+        .order_by(journal.c.id)
+        .limit(limit)
+    )
+    return [entry(row) for row in conn.execute(query)]
+
+
+def set_rows_left(conn: Connection, ids: Sequence[int], rows_left: int) -> None:
+    """Note that a part of the entries' remaining rows is gone."""
+    conn.execute(journal.update().where(journal.c.id.in_(ids)).values(rows_left=rows_left))
+
+
+def park(conn: Connection, entry_id: int, error: str) -> None:
+    """Leave an entry alone until a person looks: what it names is back."""
+    values = {"state": EntryState.PARKED.value, "error": error}
+    conn.execute(journal.update().where(journal.c.id == entry_id).values(values))
+
+
+def entry(row: Row[Any]) -> Entry:
+    """A row of the journal as an entry."""
+    target = None
+    if row.target:
+        target = Target(parse_place(row.target, NOWHERE), parse_place(row.root, NOWHERE))
+    return Entry(
+        id=row.id,
+        cycle=row.cycle,
+        kind=Kind(row.kind),
+        entity_id=row.entity_id,
+        experiment_id=row.experiment_id,
+        target=target,
+        state=EntryState(row.state),
+        attempts=row.attempts,
+        purged_at=known(row.purged_ms),
+        due_at=known(row.due_ms),
+        has_rows_left=row.rows_left > 0,
+        is_second_look=row.looks > 0,
+        error=row.error,
+        swept_at=None if row.swept_ms is None else known(row.swept_ms),
+    )
+
+
+def known(milliseconds: int) -> datetime:
+    """A time that gcd itself has written."""
+    found = from_millis(milliseconds)
+    if found is None:
+        raise ValueError(f"{milliseconds} is no time that gcd has written")
+    return found
+
+
+def settle(conn: Connection, outcomes: Iterable[Outcome], now: datetime) -> None:
+    """Write what became of swept entries; `settle`, `defer` and `park` in one."""
+    for outcome in outcomes:
+        conn.execute(
+            journal.update()
+            .where(journal.c.id == outcome.entry.id)
+            .values(settlement(outcome, now))
+        )
+
+
+def settlement(outcome: Outcome, now: datetime) -> dict[str, Any]:
+    """The columns that an outcome changes."""
+    entry, now_ms = outcome.entry, to_millis(now)
+    if outcome.result is Result.SWEPT:
+        return swept(outcome, now)
+    error = {"error": outcome.error, "attempts": entry.attempts + 1}
+    match outcome.result:
+        case Result.DEFERRED:
+            again = to_millis(next_attempt(entry.attempts + 1, now))
+            return {**error, "due_ms": again}
+        case Result.LOCKED if outcome.until is not None:
+            return {**error, "due_ms": max(now_ms, to_millis(outcome.until))}
+        case Result.PARKED:
+            return {**error, "state": EntryState.PARKED.value}
+        case _:
+            return {**error, "state": EntryState.STUCK.value}
+
+
+def swept(outcome: Outcome, now: datetime) -> dict[str, Any]:
+    """Done, or to be looked at once more where the tree was changed shortly before."""
+    entry = outcome.entry
+    columns: dict[str, Any] = {
+        "swept_ms": to_millis(now),
+        "error": None,
+        "attempts": entry.attempts + 1,
+        "objects": journal.c.objects + outcome.usage.objects
+        if entry.is_second_look
+        else outcome.usage.objects,
+        "bytes": journal.c.bytes + outcome.usage.bytes
+        if entry.is_second_look
+        else outcome.usage.bytes,
+        "state": EntryState.DONE.value,
+    }
+    is_late = outcome.changed_at is not None and now - outcome.changed_at < LOOK_AGAIN
+    if is_late and not entry.is_second_look:
+        columns |= {
+            "state": EntryState.PENDING.value,
+            "looks": 1,
+            "due_ms": to_millis(now + LOOK_AGAIN),
+        }
+    return columns
+
+
+def counts(conn: Connection) -> dict[str, int]:
+    """How many entries are in each state; second looks are told apart from what was never swept."""
+    first = sa.case((journal.c.looks > 0, "second_look"), else_=journal.c.state)
+    state = sa.case((journal.c.state == EntryState.PENDING.value, first), else_=journal.c.state)
+    query = sa.select(state, sa.func.count()).group_by(state)
+    return {str(name): count for name, count in conn.execute(query)}
+
+
+# -- roots ---------------------------------------------------------------------------------------
+
+
+def known_roots(
+    conn: Connection, probes: Mapping[Place, Probe], at_ms: int
+) -> dict[Place, Root]:
+    """Probed roots with what is remembered of them and what waits to be swept there."""
+    keys = {root_key(place_uri(place)): place for place in probes}
+    rows = {row.id: row for row in conn.execute(sa.select(root).where(root.c.id.in_(list(keys))))}
+    waiting = backlog(conn, at_ms)
+    return {
+        place: as_root(place, probes[place], rows.get(key), waiting.get(key, 0))
+        for key, place in keys.items()
+    }
+
+
+def backlog(conn: Connection, at_ms: int, *, with_stuck: bool = True) -> dict[str, int]:
+    """Due entries that are not swept, by the key of their root."""
+    waiting = sa.and_(journal.c.state == EntryState.PENDING.value, journal.c.due_ms <= at_ms)
+    if with_stuck:
+        waiting = sa.or_(waiting, journal.c.state == EntryState.STUCK.value)
+    query = (
+        sa.select(journal.c.root_id, sa.func.count())
+        .where(waiting, journal.c.root_id.is_not(None))
+        .group_by(journal.c.root_id)
+    )
+    return {key: count for key, count in conn.execute(query)}
+
+
+def remember_root(conn: Connection, place: Place, values: Mapping[str, Any]) -> None:
+    """Write what is known of a root, over what was."""
+    uri = place_uri(place)
+    key = root_key(uri)
+    changed = conn.execute(root.update().where(root.c.id == key).values(dict(values)))
+    if changed.rowcount == 0 and conn.scalar(sa.select(root.c.id).where(root.c.id == key)) is None:
+        fresh = {"id": key, "uri": uri, "is_accepted": 0, "failures": 0, **values}
+        conn.execute(root.insert().values(fresh))
+
+
+def note_sweeps(conn: Connection, outcomes: Sequence[Outcome], now_ms: int) -> None:
+    """Count failures per root: one that succeeds forgives those before it."""
+    by_root: dict[Place, list[Outcome]] = {}
+    for outcome in outcomes:
+        if outcome.entry.target and outcome.result is not Result.PARKED:
+            by_root.setdefault(outcome.entry.target.root, []).append(outcome)
+    for place, found in by_root.items():
+        if any(outcome.result is Result.SWEPT for outcome in found):
+            remember_root(conn, place, {"failures": 0, "swept_ms": now_ms, "error": None})
+        else:
+            values = {"failed_ms": now_ms, "error": found[-1].error}
+            remember_root(conn, place, values)
+            key = root_key(place_uri(place))
+            conn.execute(
+                root.update()
+                .where(root.c.id == key)
+                .values(failures=root.c.failures + len(found))
+            )
+
+
+def as_root(place: Place, probe: Probe, row: Row[Any] | None, waiting: int) -> Root:
+    """A probed root with what is remembered of it."""
+    if row is None:
+        return Root(place, probe, backlog=waiting)
+    return Root(
+        place,
+        probe,
+        remembered_identity=row.identity,
+        is_accepted=bool(row.is_accepted),
+        failures=row.failures,
+        backlog=waiting,
+    )
+
+
+# -- cycles --------------------------------------------------------------------------------------
+
+
+def begin_cycle(conn: Connection, holder: str, now_ms: int) -> int:
+    """Note that a cycle starts; its number."""
+    values = {"started_ms": now_ms, "holder": holder, "state": "running"}
+    result = conn.execute(cycles.insert().values(values))
+    key = result.inserted_primary_key
+    return int(key[0]) if key else 0
+
+
+def end_cycle(conn: Connection, report: Report) -> None:
+    """Note how a cycle ended and what it did."""
+    numbers = {
+        "candidates": report.candidates,
+        "purged": {kind.value: count for kind, count in report.purged.items()},
+        "rows": report.rows,
+        "results": {result.value: count for result, count in report.results.items()},
+        "objects": report.usage.objects,
+        "bytes": report.usage.bytes,
+        "kept": {reason.value: count for reason, count in report.kept.items()},
+    }
+    values = {
+        "ended_ms": to_millis(report.ended_at),
+        "state": report.state,
+        "report": json.dumps(numbers),
+        "error": report.error,
+    }
+    conn.execute(cycles.update().where(cycles.c.id == report.cycle).values(values))
+
+
+def cycle_row(conn: Connection, number: int) -> Row[Any] | None:
+    """One cycle as it was noted."""
+    return conn.execute(sa.select(cycles).where(cycles.c.id == number)).first()
+
+
+def prune(conn: Connection, before_ms: int, *, limit: int = 10_000) -> int:
+    """Forget settled entries and cycles from before a time; never one with work left."""
+    old = (
+        sa.select(journal.c.id)
+        .where(
+            journal.c.state == EntryState.DONE.value,
+            journal.c.rows_left == 0,
+            journal.c.swept_ms < before_ms,
+        )
+        .limit(limit)
+    )
+    ids = list(conn.execute(old).scalars())
+    if ids:
+        conn.execute(journal.delete().where(journal.c.id.in_(ids)))
+    conn.execute(
+        cycles.delete().where(cycles.c.ended_ms < before_ms, cycles.c.ended_ms.is_not(None))
+    )
+    return len(ids)

@@ -1,0 +1,230 @@
+"""The lease: the right to be the only collector of a store, fenced by the database itself.
+
+It must never let two collectors commit a purge at once, and never trust the host's clock for it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import threading
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Engine, Row
+
+from gcd import clock
+from gcd.durations import from_millis
+from gcd.errors import GcdError, LeaseHeld
+from gcd.store.connection import reading, writing
+from gcd.store.read import now_ms
+from gcd.store.tables import lease as leases
+
+NAME = "collector"
+TERM = timedelta(seconds=60)
+"""How long a lease lives unless it is renewed: a holder on another host is succeeded after that."""
+RENEWAL = timedelta(seconds=15)
+MARGIN = timedelta(seconds=15)
+"""A holder that could not renew for TERM less this stops touching artifacts, which no fence guards."""
+POLL = 1.0
+
+
+def whoami() -> str:
+    """This process, so that it can be told from every other one: host, boot, namespace, pid, start."""
+    return (
+        f"{socket.gethostname()[:60]} pid {os.getpid()} "
+        f"[{boot_id()} {pid_namespace()} {started_at(os.getpid()) or 0}]"
+    )
+
+
+def boot_id() -> str:
+    """The kernel's id of this boot; "-" where there is none, and then nobody is on the same boot."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return "-"
+
+
+def pid_namespace() -> str:
+    """The namespace that process ids are numbered in: containers share a boot but not this."""
+    try:
+        return re.sub(r"\D", "", os.readlink("/proc/self/ns/pid")) or "-"
+    except OSError:
+        return "-"
+
+
+def started_at(pid: int) -> int | None:
+    """When a process started, in ticks since boot; None if there is no such process."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    fields = text.rpartition(")")[2].split()
+    return None if fields[0] in ("Z", "X") else int(fields[19])
+
+
+def is_dead(holder: str | None) -> bool:
+    """Whether the holder was a process of this host and boot that is there no more."""
+    pattern = r"(.*) pid (\d+) \[(\S+) (\S+) (\d+)\]"
+    found = re.fullmatch(pattern, holder or "")
+    if found is None:
+        return False
+    host, pid, boot, namespace, start = found.groups()
+    is_here = (host, boot, namespace) == (socket.gethostname()[:60], boot_id(), pid_namespace())
+    return is_here and "-" not in (boot, namespace) and started_at(int(pid)) != int(start)
+
+
+@dataclass
+class Lease:
+    """The proof that this process is the only collector; every writing call takes it.
+
+    Renewed by a thread of its own until released. The fence is in `confirm`, not in that thread.
+    """
+
+    engine: Engine
+    holder: str
+    epoch: int
+    renewed_at: float
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _thread: threading.Thread | None = None
+
+    def confirm(self, conn: Connection) -> None:
+        """Share-lock the lease's row in a write transaction; LeaseHeld if it is another's.
+
+        Whoever takes the lease over has to lock the row first, hence waits for this transaction.
+        """
+        query = sa.select(leases).where(leases.c.name == NAME).with_for_update(read=True)
+        row = conn.execute(query).first()
+        if row is None or row.epoch != self.epoch or row.holder != self.holder:
+            raise LeaseHeld(
+                "another collector took the lease over; this one stops, nothing was purged twice",
+                hint=f"it is held by {row.holder}" if row is not None and row.holder else None,
+            )
+
+    def is_fresh(self) -> bool:
+        """Whether it was renewed recently enough to touch artifacts, by the monotonic clock."""
+        return clock.monotonic() - self.renewed_at < (TERM - MARGIN).total_seconds()
+
+    def renew(self) -> None:
+        """Extend the lease; LeaseHeld if it was taken over."""
+        started = clock.monotonic()
+        with writing(self.engine) as conn:
+            changed = conn.execute(
+                leases.update()
+                .where(leases.c.name == NAME, leases.c.epoch == self.epoch)
+                .where(leases.c.holder == self.holder)
+                .values(expires_ms=now_ms(conn) + milliseconds(TERM))
+            )
+        if changed.rowcount != 1:
+            raise LeaseHeld("another collector took the lease over")
+        self.renewed_at = started
+
+    def start(self) -> None:
+        """Keep it renewed in the background."""
+        self._thread = threading.Thread(target=self._keep, name="gcd-lease", daemon=True)
+        self._thread.start()
+
+    def _keep(self) -> None:
+        while not self._stop.wait(RENEWAL.total_seconds()):
+            try:
+                self.renew()
+            except LeaseHeld:
+                self.renewed_at = -TERM.total_seconds()
+                return
+            except GcdError:
+                continue  # the next beat tries again; without one `is_fresh` turns False by itself
+
+    def release(self) -> None:
+        """Give it up, so that another collector need not wait for its end."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+        with writing(self.engine) as conn:
+            conn.execute(
+                leases.update()
+                .where(leases.c.name == NAME, leases.c.epoch == self.epoch)
+                .where(leases.c.holder == self.holder)
+                .values(expires_ms=0, holder=None)
+            )
+
+
+def milliseconds(duration: timedelta) -> int:
+    """A duration in the database's unit."""
+    return int(duration.total_seconds() * 1000)
+
+
+def acquire(engine: Engine, *, wait: timedelta | None = None) -> Lease:
+    """Take the lease, waiting for its holder if asked to.
+
+    Raises LeaseHeld with who holds it and since when.
+    """
+    holder = whoami()
+    started = clock.monotonic()
+    while True:
+        before = clock.monotonic()
+        try:
+            epoch = take(engine, holder, wants=wait is not None)
+        except LeaseHeld:
+            if wait is None or clock.monotonic() - started > wait.total_seconds():
+                raise
+            threading.Event().wait(POLL)
+            continue
+        held = Lease(engine, holder, epoch, renewed_at=before)
+        held.start()
+        return held
+
+
+def take(engine: Engine, holder: str, *, wants: bool) -> int:
+    """One attempt: lock the row, look at it, take it over if it is free; its new epoch."""
+    with writing(engine) as conn:
+        row = conn.execute(
+            sa.select(leases).where(leases.c.name == NAME).with_for_update()
+        ).first()
+        at = now_ms(conn)
+        is_free = row is None or row.holder is None or row.expires_ms <= at or is_dead(row.holder)
+        if is_free:
+            epoch = (row.epoch if row is not None else 0) + 1
+            put(conn, row, holder, epoch, at)
+            return epoch
+        if wants:
+            conn.execute(leases.update().where(leases.c.name == NAME).values(wanted_ms=at))
+        held = row
+    raise held_error(held)
+
+
+def put(conn: Connection, row: Row[tuple[object, ...]] | None, holder: str, epoch: int, at: int) -> None:
+    """Write the new holder."""
+    values = {
+        "holder": holder,
+        "epoch": epoch,
+        "acquired_ms": at,
+        "expires_ms": at + milliseconds(TERM),
+        "wanted_ms": None,
+    }
+    if row is None:
+        conn.execute(leases.insert().values(name=NAME, **values))
+    else:
+        conn.execute(leases.update().where(leases.c.name == NAME).values(values))
+
+
+def held_error(row: Row[tuple[object, ...]] | None) -> LeaseHeld:
+    """Who holds it, in words."""
+    since = from_millis(row.acquired_ms) if row is not None and row.acquired_ms else None
+    name = str(row.holder).split(" [")[0] if row is not None else "somebody"
+    return LeaseHeld(
+        f"another collector is at work: {name}"
+        + (f", since {since:%Y-%m-%d %H:%M:%S} UTC" if since else ""),
+        hint="`gcd gc --wait 10m` waits for it; a dead one is succeeded after a minute at most",
+    )
+
+
+def holder_of(engine: Engine) -> str | None:
+    """Who holds the lease now, None if nobody does."""
+    with reading(engine) as conn:
+        row = conn.execute(sa.select(leases).where(leases.c.name == NAME)).first()
+        if row is None or row.holder is None or row.expires_ms <= now_ms(conn):
+            return None
+        return str(row.holder).split(" [")[0]

@@ -1,0 +1,85 @@
+"""Planning over a million runs: bounded memory, bounded time."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.mlflow_store import RealStore
+from tests.program import command, empty_folder, environment
+
+DELETED, LIVE = 100_000, 1_000_000
+LIMIT = 150 * 1024 * 1024
+SECONDS = 60
+
+# A small process between: the peak of a child counts what its parent had when it forked.
+MEASURE = """
+import json, resource, subprocess, sys, time
+began = time.monotonic()
+with open(sys.argv[1], "wb") as out:
+    done = subprocess.run(sys.argv[2:], stdout=out)
+peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+print(json.dumps([done.returncode, peak, time.monotonic() - began]))
+"""
+ROWS = {
+    "sqlite": "WITH RECURSIVE s(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM s WHERE n < :rows)",
+    "postgresql": "",
+}
+SERIES = {
+    "sqlite": "(SELECT n, printf('%032x', n) AS id FROM s) x",
+    "postgresql": "(SELECT n, lpad(to_hex(n), 32, '0') AS id FROM generate_series(1, :rows) n) x",
+}
+
+
+@pytest.mark.parametrize("server", ["sqlite", "postgresql"], indirect=True)
+def test_a_plan_over_a_million_runs_fits_into_150_mb(store: RealStore, tmp_path: Path) -> None:
+    experiment = store.experiment("e")
+    store.run(experiment)
+    insert(store, experiment)
+
+    plain = measured(tmp_path / "plain", "plan", "--older-than", "30d", uri=store.uri)
+    listed = measured(tmp_path / "listed", "plan", "--older-than", "30d", "--json", uri=store.uri)
+
+    assert f"{DELETED:,} runs" in plain
+    document = json.loads(listed)
+    assert document["summary"]["collect"] == DELETED
+    assert len(document["items"]) == DELETED
+
+
+def insert(store: RealStore, experiment: str) -> None:
+    """Every eleventh run is deleted; most trees are at their canonical place, some are not."""
+    dialect = store.database.dialect
+    home = store.client.get_experiment(experiment).artifact_location
+    store.database.execute(
+        f"INSERT INTO runs (run_uuid, name, user_id, status, start_time, lifecycle_stage, deleted_time,"
+        f" artifact_uri, experiment_id) {ROWS[dialect]} SELECT id, 'n', 'ann', 'FINISHED', 1600000000000,"
+        f" CASE WHEN n % 11 = 0 THEN 'deleted' ELSE 'active' END,"
+        f" CASE WHEN n % 11 = 0 THEN 1600000000000 + n END,"
+        f" '{home}/' || CASE WHEN n % 1000 = 1 THEN 'imported/' ELSE '' END || id || '/artifacts',"
+        f" {experiment} FROM {SERIES[dialect]}",
+        rows=DELETED + LIVE,
+    )
+
+
+def measured(out: Path, *arguments: object, uri: str) -> str:
+    """What gcd printed, if it kept within memory and time."""
+    words = [sys.executable, "-c", MEASURE, str(out), *command(*arguments, uri=uri)]
+    done = subprocess.run(
+        words,
+        cwd=empty_folder(),
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=True,
+    )
+    code, peak, seconds = json.loads(done.stdout)
+    assert code == 0, done.stderr
+    assert peak < LIMIT, f"{peak / 2**20:.0f} MiB at the peak"
+    assert seconds < SECONDS * (os.cpu_count() == 1) + SECONDS, f"{seconds:.0f} s"
+    return out.read_text()

@@ -1,0 +1,106 @@
+"""What every test gets: no network, no stray environment, databases, and stores made by MLflow."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.guard import sitecustomize as guard
+from tests.servers import DIALECTS, Database, Keeper, opened
+
+if TYPE_CHECKING:
+    from tests.mlflow_store import RealStore
+
+HERE = Path(__file__).parent
+ORDER = ("unit", "contract", "integration", "acceptance")
+SETTINGS = {
+    "AWS_EC2_METADATA_DISABLED": "true",
+    "NO_GCE_CHECK": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before any test module is imported: MLflow reads its environment early."""
+    for name in list(os.environ):
+        if name.startswith(("GCD_", "MLFLOW_")) and name != "GCD_TEST_REQUIRE_SERVERS":
+            del os.environ[name]
+    os.environ.update(SETTINGS)
+    os.environ["PYTHONPATH"] = str(HERE / "guard")
+    guard.install()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Fast tests first; MLflow's own warnings are not ours to turn into errors."""
+
+    def place(item: pytest.Item) -> int:
+        parts = item.path.relative_to(HERE).parts
+        return ORDER.index(parts[0]) if parts[0] in ORDER else len(ORDER)
+
+    items.sort(key=place)
+    for item in items:
+        if {"store", "schema", "database"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.filterwarnings("ignore"))
+
+
+@pytest.fixture(autouse=True)
+def _same_environment() -> Iterator[None]:
+    """A test leaves the environment as it found it, also where MLflow changed it."""
+    before = dict(os.environ)
+    yield
+    for name in set(os.environ) - set(before) - {"PYTEST_CURRENT_TEST"}:
+        del os.environ[name]
+    os.environ.update({k: v for k, v in before.items() if k != "PYTEST_CURRENT_TEST"})
+
+
+@pytest.fixture(scope="session", params=DIALECTS)
+def server(request: pytest.FixtureRequest) -> Iterator[Keeper]:
+    """Each kind of database in turn."""
+    with opened(request.param) as keeper:
+        yield keeper
+
+
+@pytest.fixture(scope="session")
+def schema(server: Keeper) -> Database:
+    """A database with MLflow's current schema, made by MLflow once; copy it, never write to it."""
+    from tests.mlflow_store import make_schema
+
+    return make_schema(server.create())
+
+
+@pytest.fixture
+def empty_database(server: Keeper) -> Iterator[Database]:
+    """A database with nothing in it."""
+    with server.passing():
+        yield server.create()
+
+
+@pytest.fixture
+def database(server: Keeper, schema: Database) -> Iterator[Database]:
+    """A database of its own with MLflow's current schema."""
+    with server.passing():
+        yield server.copy(schema)
+
+
+@pytest.fixture
+def store(server: Keeper, database: Database, tmp_path: Path) -> Iterator[RealStore]:
+    """An empty MLflow store: database and artifact folder."""
+    from tests.mlflow_store import RealStore, release
+
+    yield RealStore(server, database, tmp_path / "artifacts")
+    release(database.uri)
+
+
+def pytest_report_header() -> str:
+    """Which servers there are."""
+    from tests.servers import find_mariadb, find_postgresql
+
+    found = [f if isinstance(f, str) else f.dialect for f in (find_postgresql(), find_mariadb())]
+    return f"databases: sqlite, {', '.join(found)} (python {sys.version.split()[0]})"

@@ -1,0 +1,372 @@
+"""The store for local file systems keeps the contract, and knows disks and mounts from one another."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from gcd.artifacts import mounts
+from gcd.artifacts.base import Deleted
+from gcd.artifacts.local import LocalArtifactStore, _entered
+from gcd.errors import PermanentArtifactError, TransientArtifactError, UnsafeTarget
+from gcd.model import Place, Root, Target, Usage
+from gcd.testing import ODD_KEYS, ArtifactStoreContract
+
+TREE = "1/run1/artifacts/"
+
+
+class Mount:
+    """Mounts a tmpfs, or what is said, on a folder; what is left is unmounted by its path."""
+
+    def __init__(self) -> None:
+        self.folders: list[Path] = []
+
+    def __call__(self, folder: Path, *how: object) -> Path:
+        command = ["mount", *map(str, how or ("-t", "tmpfs", "gcd-test")), str(folder)]
+        if os.geteuid() != 0 or subprocess.run(command, capture_output=True).returncode:
+            pytest.skip("mounting is not permitted here: run as root of the mount namespace")
+        self.folders.append(folder)
+        return folder
+
+    def unmount(self, folder: Path) -> None:
+        subprocess.run(["umount", str(folder)], check=True)
+        self.folders.remove(folder)
+
+
+@pytest.fixture
+def mount() -> Iterator[Mount]:
+    mounting = Mount()
+    yield mounting
+    for folder in reversed(list(mounting.folders)):
+        mounting.unmount(folder)
+
+
+def place(path: Path | str) -> Place:
+    return Place("file", "", str(path).rstrip("/") + "/")
+
+
+class _OnDisk(ArtifactStoreContract):
+    unsupported = frozenset(ODD_KEYS)
+
+    @pytest.fixture(autouse=True)
+    def _fresh(self, tmp_path: Path) -> None:
+        self.folder = tmp_path / "mlruns"
+        self.folder.mkdir()
+        self.store, self.root = LocalArtifactStore(), place(self.folder)
+
+    def put(self, key: str, data: bytes) -> None:
+        path = self.folder / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+
+    def keys(self) -> set[str]:
+        return self._walk(lambda folders, files: files)
+
+    def folders(self) -> set[str]:
+        return self._walk(lambda folders, files: folders)
+
+    def _walk(self, chosen: Callable[[list[str], list[str]], list[str]]) -> set[str]:
+        return {
+            os.path.relpath(os.path.join(above, name), self.folder)
+            for above, folders, files in os.walk(self.folder)
+            for name in chosen(folders, files)
+        }
+
+
+class TestLocal(_OnDisk):
+    def test_empty_folders_go_too(self) -> None:
+        (self.folder / TREE / "a/b/c").mkdir(parents=True)
+        (self.folder / TREE / "d").mkdir()
+        assert self.delete(TREE).usage == Usage()
+        assert self.folders() == {"1"}
+
+    def test_an_own_folder_left_empty_by_a_crash_goes(self) -> None:
+        (self.folder / "1/run1").mkdir(parents=True)
+        assert self.delete(TREE) == Deleted(Usage(), None)
+        assert self.folders() == {"1"}
+
+    def test_sockets_fifos_and_links_are_objects_that_are_unlinked(self) -> None:
+        self.put(TREE + "f", b"12345")
+        os.mkfifo(self.folder / TREE / "fifo")
+        os.symlink("nowhere", self.folder / TREE / "dangling")
+        os.link(self.folder / TREE / "f", self.folder / "second name")
+        with socket.socket(socket.AF_UNIX) as listening, _working_in(self.folder / TREE):
+            listening.bind("socket")
+        measured = self.store.measure(self.target(TREE))
+        assert measured == Usage(4, 5 + len("nowhere"))
+        assert self.delete(TREE).usage == measured
+        assert self.keys() == {"second name"}
+
+    def test_the_newest_change_is_told_also_if_only_a_folder_shows_it(self) -> None:
+        old, new = datetime(2020, 1, 1, tzinfo=UTC), datetime(2021, 1, 1, tzinfo=UTC)
+        self.put(TREE + "model/copied with its old time", b"x")
+        for path, moment in (("model/copied with its old time", old), ("model", new), ("", old)):
+            os.utime(self.folder / TREE / path, (moment.timestamp(),) * 2)
+        assert self.delete(TREE).changed_at == new
+
+    def test_flush_reaches_what_is_left_of_every_target(self) -> None:
+        self._put_all({TREE + "f", "1/run2/artifacts/f", "1/run2/sibling", "2/run3/artifacts/f"})
+        targets = [self.target(f"{run}/artifacts/") for run in ("1/run1", "1/run2", "2/run3")]
+        for target in targets:
+            self.store.delete(target, self.known_root())
+        os.rmdir(self.folder / "2")
+        synced = _synced(lambda: self.store.flush(targets))
+        assert synced == {self.folder, self.folder / "1", self.folder / "1/run2"}
+
+    def test_flush_of_an_absent_root_fails(self) -> None:
+        os.rmdir(self.folder)
+        with pytest.raises(TransientArtifactError, match="cannot be written to disk"):
+            self.store.flush([self.target(TREE)])
+
+    def test_resolve_follows_links_as_far_as_the_path_exists(self) -> None:
+        self.put(TREE + "f", b"x")
+        os.symlink(self.folder, self.folder.parent / "link")
+        for path in ("link/" + TREE, "link/1/../1/missing/artifacts/"):
+            resolved = self.store.resolve(place(self.folder.parent / path))
+            assert resolved == place(os.path.realpath(self.folder.parent / path))
+            assert resolved.path.startswith(self.root.path)
+        assert self.store.resolve(place("/")) == place("/")
+
+    def test_a_root_that_is_a_link_or_a_file_is_not_there(self) -> None:
+        link, file = self.folder.parent / "link", self.folder.parent / "file"
+        os.symlink(self.folder, link)
+        file.write_bytes(b"")
+        assert not self.store.probe(place(file), ()).is_there
+        probe = self.store.probe(place(link), ())
+        assert not probe.is_there
+        assert "symbolic link" in str(probe.problem)
+        with pytest.raises(UnsafeTarget, match="symbolic link"):
+            self.store.delete(_target(link), Root(place(link), probe))
+        with pytest.raises(TransientArtifactError, match="not there"):
+            self.store.delete(_target(file), Root(place(file), probe))
+
+    def test_named_trees_behind_a_link_or_outside_prove_nothing(self, tmp_path: Path) -> None:
+        (tmp_path / "elsewhere/run1/artifacts").mkdir(parents=True)
+        (tmp_path / "mlruns2/1/run1/artifacts").mkdir(parents=True)
+        os.symlink(tmp_path / "elsewhere", self.folder / "1")
+        self.put("2/run2/artifacts", b"a file, no folder")
+        named = [
+            self.target("1/run1/artifacts/").place,
+            self.target("2/run2/artifacts/").place,
+            place(tmp_path / "mlruns2/1/run1/artifacts"),
+        ]
+        assert not self.store.probe(self.root, named).is_named_found
+
+    def test_a_probe_looks_no_further_than_the_first_that_is_there(self) -> None:
+        self.put(TREE + "f", b"x")
+
+        def named() -> Iterator[Place]:
+            yield self.target(TREE).place
+            pytest.fail("asked for more")
+
+        assert self.store.probe(self.root, named()).is_named_found
+
+    def test_the_identity_found_now_counts_while_none_is_remembered(self) -> None:
+        self.put(TREE + "f", b"x")
+        root = replace(self.known_root(), remembered_identity=None)
+        self.folder.rename(self.folder.with_name("moved away"))
+        self.folder.mkdir()
+        with pytest.raises(TransientArtifactError, match="another one"):
+            self.store.delete(self.target(TREE), root)
+
+
+class TestOnTmpfs(_OnDisk):
+    """The contract again on another file system."""
+
+    @pytest.fixture(autouse=True)
+    def _mounted(self, _fresh: None, mount: Mount) -> None:
+        mount(self.folder)
+
+
+class TestMounts(_OnDisk):
+    def test_an_unmounted_disk_is_no_empty_root(self, mount: Mount) -> None:
+        mount(self.folder)
+        self.put(TREE + "f", b"x")
+        root = self.known_root()
+        mount.unmount(self.folder)
+        assert self.store.probe(self.root, ()).is_there
+        with pytest.raises(TransientArtifactError, match="another one") as caught:
+            self.store.delete(self.target(TREE), root)
+        assert "mounted" in str(caught.value.hint)
+
+    def test_another_disk_in_its_stead_is_seen(self, mount: Mount) -> None:
+        mount(self.folder)
+        root = self.known_root()
+        mount(self.folder)
+        self.put(TREE + "f", b"x")
+        with pytest.raises(TransientArtifactError, match="another one"):
+            self.store.delete(self.target(TREE), root)
+        assert self.keys() == {TREE + "f"}
+
+    def test_the_same_disk_mounted_elsewhere_keeps_its_identity(
+        self, mount: Mount, tmp_path: Path
+    ) -> None:
+        mount(self.folder)
+        again = tmp_path / "again"
+        again.mkdir()
+        mount(again, "--bind", self.folder)
+        assert self.store.probe(place(again), ()).identity == self.known_root().probe.identity
+
+    @pytest.mark.parametrize("kind", ["tmpfs", "bind"])
+    @pytest.mark.parametrize("where", ["1", "1/run1", "1/run1/artifacts"])
+    def test_a_mount_on_the_way_is_refused(
+        self, mount: Mount, tmp_path: Path, where: str, kind: str
+    ) -> None:
+        (self.folder / where).mkdir(parents=True)
+        self._mount_kind(mount, kind, self.folder / where, tmp_path)
+        self.put(TREE + "f", b"x")
+        for call in self._examine_and_delete(TREE):
+            with pytest.raises(UnsafeTarget, match="another file system") as caught:
+                call()
+            assert "artifacts.roots" in str(caught.value.hint)
+        assert self.keys() == {TREE + "f"}
+        assert not self.store.probe(self.root, [self.target(TREE).place]).is_named_found
+
+    @pytest.mark.parametrize("kind", ["tmpfs", "bind"])
+    def test_a_mount_inside_the_tree_is_not_entered(
+        self, mount: Mount, tmp_path: Path, kind: str
+    ) -> None:
+        self.put(TREE + "a", b"x")
+        inside = self.folder / TREE / "deep/er\nline"
+        inside.mkdir(parents=True)
+        self._mount_kind(mount, kind, inside, tmp_path)
+        (inside / "precious").write_bytes(b"x")
+        for call in self._examine_and_delete(TREE):
+            with pytest.raises(PermanentArtifactError, match="mounted there") as caught:
+                call()
+            assert "\n" not in caught.value.message
+        assert (inside / "precious").exists()
+        mount.unmount(inside)
+        self.delete(TREE)
+        assert self.keys() == set()
+
+    def test_a_mount_is_met_by_its_device_without_a_table(
+        self, mount: Mount, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Also what is mounted after the table was read, and what needs no mount (btrfs)."""
+        self._put_all({TREE + "a", TREE + "deep/f", TREE + "z/b"})
+        inside = mount(self.folder / TREE / "deep")
+        (inside / "precious").write_bytes(b"x")
+        monkeypatch.setattr(mounts, "TABLE", "/nonexistent")
+        assert self.store.measure(self.target(TREE)) == Usage(2, 2)
+        with pytest.raises(PermanentArtifactError, match=r"1/run1/artifacts/deep: another"):
+            self.delete(TREE)
+        assert self.keys() == {TREE + "deep/precious"}
+        assert self.store.storage_root(place(inside), self.root) == place(inside)
+        way = Target(place(inside / "run/artifacts"), self.root)
+        with pytest.raises(UnsafeTarget, match="another file system"):
+            self.store.delete(way, self.known_root())
+
+    def test_identity_without_a_table_is_device_and_inode(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(mounts, "TABLE", "/nonexistent")
+        info = os.stat(self.folder)
+        assert self.known_root().probe.identity == f"{info.st_dev}:{info.st_ino}"
+
+    def test_the_storage_root_is_the_nearest_mount(self, mount: Mount, tmp_path: Path) -> None:
+        location = self.folder / "disk/team/5"
+        location.mkdir(parents=True)
+        assert self._storage_root(location) == self.root
+        mount(self.folder / "disk")
+        location.mkdir(parents=True)
+        assert self._storage_root(location) == place(self.folder / "disk")
+        mount(location, "--bind", self.folder / "disk")  # no other device, yet another mount
+        assert self._storage_root(location) == place(location)
+        assert self._storage_root(self.folder / "disk/missing") == self.root
+        assert self._storage_root(self.folder / "disk") == place(self.folder / "disk")
+        os.symlink(location, self.folder / "link")
+        assert self._storage_root(self.folder / "link") == self.root
+        assert self._storage_root(tmp_path) == self.root
+        absent = place(tmp_path / "absent")
+        assert self.store.storage_root(place(tmp_path / "absent/1"), absent) == absent
+
+    def test_a_change_that_no_calendar_holds_is_none(self, mount: Mount) -> None:
+        mount(self.folder)  # tmpfs keeps a time that ext4 would cut to its own range
+        self.put(TREE + "f", b"x")
+        os.utime(self.folder / TREE / "f", (1e12, 1e12))
+        assert self.delete(TREE) == Deleted(Usage(1, 1), None)
+
+    def test_a_read_only_disk_is_told_and_mended_by_hand(self, mount: Mount) -> None:
+        mount(self.folder)
+        self._put_all({TREE + "f", TREE + "g"})
+        subprocess.run(["mount", "-o", "remount,ro", self.folder], check=True)
+        assert "read-only" in str(self.store.probe(self.root, ()).problem)
+        with pytest.raises(PermanentArtifactError, match="read-only"):
+            self.store.examine(self.target(TREE))
+        with pytest.raises(PermanentArtifactError, match=r"2 files or folders.*ead-only") as caught:
+            self.delete(TREE)
+        assert "writable" in str(caught.value.hint)
+        assert len(self.keys()) == 2
+
+    def _storage_root(self, location: Path) -> Place:
+        return self.store.storage_root(place(location), self.root)
+
+    def _examine_and_delete(self, path: str) -> list[Callable[[], object]]:
+        return [lambda: self.store.examine(self.target(path)), lambda: self.delete(path)]
+
+    def _mount_kind(self, mount: Mount, kind: str, where: Path, tmp_path: Path) -> None:
+        if kind == "tmpfs":
+            mount(where)
+        else:
+            source = tmp_path / "source of the bind mount"
+            source.mkdir()
+            mount(where, "--bind", source)
+
+
+def test_identities_of_file_systems_without_a_lasting_number() -> None:
+    """By a mount table as XFS, NFS and FUSE give it; the folder is a real one."""
+    with _entered(place("/")) as fd:
+        info = os.fstat(fd)
+        device = f"{os.major(info.st_dev)}:{os.minor(info.st_dev)}"
+        ids = Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines()
+        mount_id = next(line.split()[1] for line in ids if line.startswith("mnt_id"))
+        expected = {
+            ("xfs", "/dev/mapper/vg-data"): f"xfs:/dev/mapper/vg-data:{info.st_ino}",
+            ("nfs4", "server:/ex\\040port"): f"nfs4:server:/ex port:{info.st_ino}",
+            ("fuse.sshfs", "host:/data"): "fuse.sshfs:host:/data:/",
+        }
+        for (fstype, source), identity in expected.items():
+            rest = f"/ / rw shared:1 - {fstype} {source} rw\n"
+            table = f"{mount_id} 1 {device} {rest}"
+            assert mounts._parse(table.encode()).identity(fd) == identity
+            subvolume = f"{mount_id} 1 0:4095 {rest}"  # as on btrfs: a device of its own
+            assert mounts._parse(subvolume.encode()).identity(fd) == identity
+
+
+def _target(folder: Path) -> Target:
+    return Target(place(folder / TREE), place(folder))
+
+
+@contextmanager
+def _working_in(folder: Path) -> Iterator[None]:
+    """A socket's name is short: bind it from its own folder."""
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+def _synced(call: Callable[[], None]) -> set[Path]:
+    """Which folders a call really asks the kernel to write, as the descriptors name them."""
+    found: set[Path] = set()
+    real = os.fsync
+
+    def fsync(fd: int) -> None:
+        found.add(Path(os.readlink(f"/proc/self/fd/{fd}")))
+        real(fd)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", fsync)
+        call()
+    return found

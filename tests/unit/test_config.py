@@ -1,0 +1,695 @@
+"""The configuration: every key from every source, every problem at once, and no secret shown."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from gcd.config import Config, is_journal, load_config, sample, sources
+from gcd.config.render import toml_value
+from gcd.config.sections import MODELS
+from gcd.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+SECRET = "hunter2"
+URI = f"postgresql://me:{SECRET}@db/mlflow"
+ENVIRONMENT_URI = "sqlite:////srv/env.db"
+
+
+@pytest.fixture(autouse=True)
+def _nothing_to_find(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No configuration but the test's own is found, wherever the tests run."""
+    here, system = sources.SEARCHED
+    assert (str(here), str(system)) == ("gcd.toml", "/etc/gcd/gcd.toml")
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
+    monkeypatch.setattr(sources, "SEARCHED", (here, tmp_path / "etc.toml"))
+
+
+def load(text: str = "", environ: Mapping[str, str] | None = None, **overrides: object) -> Config:
+    """The configuration of a file in the working directory."""
+    path = Path("it.toml")
+    path.write_text(text)
+    keys = {key.replace("__", "."): value for key, value in overrides.items()}
+    return load_config(path, environ=environ or {}, overrides=keys)
+
+
+def wrong(
+    text: str = "", environ: Mapping[str, str] | None = None, **overrides: object
+) -> dict[str, str]:
+    """The problems of a configuration that must be refused."""
+    with pytest.raises(ConfigError) as caught:
+        load(text, environ, **overrides)
+    assert caught.value.exit_code == 10
+    assert caught.value.hint
+    assert SECRET not in told(caught.value)
+    return dict(caught.value.problems)
+
+
+def told(error: BaseException | None) -> str:
+    """All that an error and its causes can say."""
+    texts = []
+    while error is not None:
+        texts.append(
+            f"{error} {error!r} {getattr(error, 'problems', '')} {getattr(error, 'hint', '')}"
+        )
+        error = error.__cause__ or error.__context__
+    return "\n".join(texts)
+
+
+# -- every key -----------------------------------------------------------------------------------
+
+# For each key: what the file, the environment and the command line say, and what each comes to.
+KEYS: dict[str, tuple[tuple[Any, Any], tuple[str, Any], tuple[object, Any]]] = {
+    "stores.main.backend_store_uri": (("sqlite:///a", "sqlite:///a"), ("b", "b"), ("c", "c")),
+    "stores.main.artifacts_destination": (("/a", "/a"), ("s3://b", "s3://b"), ("/c", "/c")),
+    "retention.older_than": (
+        ("7d", timedelta(days=7)),
+        ("6h", timedelta(hours=6)),
+        ("0s", timedelta(0)),
+    ),
+    "retention.runs_of_live_models": (
+        ("collect_run", "collect_run"),
+        ("collect_run", "collect_run"),
+        ("collect_run", "collect_run"),
+    ),
+    "artifacts.roots": (
+        (["/a"], ("/a",)),
+        ("/b, s3://c/d", ("/b", "s3://c/d")),
+        (["/e"], ("/e",)),
+    ),
+    "artifacts.hosts": ((["a"], ("a",)), ('["b", "c:5000"]', ("b", "c:5000")), (("d",), ("d",))),
+    "artifacts.absent_roots": (("collect", "collect"),) * 3,
+    "artifacts.hands": ((1, 1), ("64", 64), (2, 2)),
+    "purge.batch_runs": ((1, 1), ("2", 2), (3, 3)),
+    "purge.batch_rows": ((1000, 1000), ("1_000_000", 1_000_000), ("2000", 2000)),
+    "gate.max_backlog": ((1, 1), ("2", 2), (10**9, 10**9)),
+    "gate.max_failures": ((1, 1), ("100", 100), (2, 2)),
+    "journal.keep_history": (
+        ("1w", timedelta(weeks=1)),
+        ("1.5d", timedelta(hours=36)),
+        (timedelta(hours=5), timedelta(hours=5)),
+    ),
+    "log.level": (("debug", "debug"), ("warning", "warning"), ("error", "error")),
+    "log.format": (("text", "text"), ("json", "json"), ("text", "text")),
+}
+
+
+def test_every_key_of_every_section_is_tried() -> None:
+    keys = {
+        f"{'stores.main' if section == 'stores' else section}.{key}"
+        for section, model in MODELS.items()
+        for key in model.model_fields
+    }
+    assert keys == set(KEYS)
+    assert set(MODELS) == set(Config.model_fields)
+    for section, model in MODELS.items():
+        assert section == "stores" or isinstance(getattr(load(), section), model)
+
+
+def value_of(config: Config, key: str) -> Any:
+    found: Any = config
+    for name in key.split("."):
+        found = found[name] if isinstance(found, Mapping) else getattr(found, name)
+    return found
+
+
+def in_file(key: str, value: Any) -> str:
+    section, _, name = key.rpartition(".")
+    return f"[{section}]\n{name} = {json.dumps(value)}\n"
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_file_environment_and_command_line_each_change_it(key: str) -> None:
+    (file, from_file), (env, from_env), (flag, from_flag) = KEYS[key]
+    if not key.startswith("stores"):
+        default = value_of(load(), key)
+        assert default not in (from_file, from_env, from_flag)
+    environ = {f"GCD_{key.replace('.', '__').upper()}": env}
+    assert value_of(load(in_file(key, file)), key) == from_file
+    assert value_of(load("", environ), key) == from_env
+    assert value_of(load("", **{key: flag}), key) == from_flag
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_the_command_line_wins_over_the_environment_over_the_file(key: str) -> None:
+    (file, _), (env, from_env), (flag, from_flag) = KEYS[key]
+    environ = {f"GCD_{key.replace('.', '__').upper()}": env}
+    assert value_of(load(in_file(key, file), environ), key) == from_env
+    assert value_of(load(in_file(key, file), environ, **{key: flag}), key) == from_flag
+    assert value_of(load(in_file(key, file), environ, **{key: None}), key) == from_env
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_what_is_shown_loads_to_the_same_and_names_its_source(key: str) -> None:
+    (file, from_file), (env, _), (flag, _) = KEYS[key]
+    variable = f"GCD_{key.replace('.', '__').upper()}"
+    name = key.rpartition(".")[2]
+
+    def line(config: Config) -> str:
+        (found,) = re.findall(rf"^{name} = .*$", config.show(), re.MULTILINE)
+        return str(found)
+
+    loaded = load(in_file(key, file))
+    assert line(loaded).endswith("# file it.toml")
+    assert value_of(load(loaded.show()), key) == from_file
+    assert line(load("", {variable: env})).endswith(f"# environment variable {variable}")
+    assert line(load("", **{key: flag})).endswith("# flag")
+    if not key.startswith("stores"):
+        assert line(load()).endswith("# default")
+
+
+def test_a_configuration_is_frozen() -> None:
+    config = load()
+    with pytest.raises(ValidationError):
+        config.log = config.log
+    with pytest.raises(ValidationError):
+        config.purge.batch_runs = 1
+
+
+def test_the_default_is_used_where_no_environment_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GCD_PURGE__BATCH_RUNS", "7")
+    assert load_config().purge.batch_runs == 7
+    assert load_config(environ={}).purge.batch_runs == 500
+
+
+def test_an_empty_list_in_the_environment_empties_the_list() -> None:
+    assert (
+        load(in_file("artifacts.roots", ["/a"]), {"GCD_ARTIFACTS__ROOTS": ""}).artifacts.roots == ()
+    )
+
+
+def test_only_names_with_two_underscores_count() -> None:
+    environ = {"GCD_PURGE": "x", "GCD_PURGE_BATCH_RUNS": "x", "XGCD_PURGE__BATCH_RUNS": "x"}
+    assert load("", environ | {"GCD___": "x", "GCD_PURGE__": "x"}).purge.batch_runs == 500
+
+
+# -- the sample ----------------------------------------------------------------------------------
+
+
+def test_the_sample_file_is_the_sample() -> None:
+    assert (ROOT / "config" / "gcd.toml").read_text() == sample()
+
+
+def test_the_sample_is_the_defaults() -> None:
+    assert load(sample()).model_dump() == load().model_dump()
+
+
+def test_the_sample_has_every_key_with_meaning_and_variable() -> None:
+    for section, model in MODELS.items():
+        for key, field in model.model_fields.items():
+            place = "stores__main" if section == "stores" else section
+            assert f"GCD_{place}__{key}".upper() in sample()
+            assert field.description
+            words = re.sub(r"\s*\n# ", " ", sample())
+            assert field.description in words
+    written = tomllib.loads(sample())
+    for section, model in MODELS.items():
+        if section != "stores":
+            assert set(written[section]) == set(model.model_fields)
+
+
+def test_the_samples_store_is_right_once_its_signs_are_taken_away() -> None:
+    text = re.sub(r"^#(?=[\[a-z])", "", sample(), flags=re.MULTILINE)
+    store = load(text, {"MLFLOW_DB_PASSWORD": SECRET}).store()
+    assert store.name == "main"
+    assert store.backend_store_uri == f"postgresql://mlflow:{SECRET}@db.example.com/mlflow"
+    assert store.artifacts_destination == "/srv/mlflow/artifacts"
+
+
+@pytest.mark.parametrize("text", ['"', "\\", "a\tb\n\x7f", "é", "\x00", "#"])
+def test_texts_survive_toml(text: str) -> None:
+    assert tomllib.loads(f"x = {toml_value(text)}")["x"] == text
+
+
+# -- the file ------------------------------------------------------------------------------------
+
+
+def test_files_are_searched_in_order(tmp_path: Path) -> None:
+    def level(path: Path | None = None, **environ: str) -> tuple[str, Path | None]:
+        found = load_config(path, environ=environ)
+        return found.log.level, found.source
+
+    assert level() == ("info", None)
+    system, here, named, given = (
+        sources.SEARCHED[1], Path("gcd.toml"), tmp_path / "named", tmp_path / "given",
+    )  # fmt: skip
+    for path, value in ((system, "debug"), (here, "warning"), (named, "error"), (given, "debug")):
+        path.write_text(f'log.level = "{value}"\n')
+    assert level(given, GCD_CONFIG=str(named)) == ("debug", given)
+    assert level(GCD_CONFIG=str(named)) == ("error", named)
+    assert level() == ("warning", here)
+    here.unlink()
+    assert level() == ("debug", system)
+
+
+def refused(path: Path | None, **environ: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, environ=environ)
+    assert caught.value.hint
+    return caught.value.message
+
+
+def test_a_named_file_must_be_readable(tmp_path: Path) -> None:
+    assert "none.toml: No such file" in refused(tmp_path / "none.toml")
+    assert "none.toml: No such file" in refused(None, GCD_CONFIG=str(tmp_path / "none.toml"))
+    assert "Is a directory" in refused(tmp_path)
+    assert "GCD_CONFIG is empty" in refused(None, GCD_CONFIG=" ")
+    assert "null" in refused(Path("a\0b"))
+
+
+def test_a_file_that_is_found_but_cannot_be_read_is_not_passed_over() -> None:
+    sources.SEARCHED[1].write_text("")
+    Path("gcd.toml").mkdir()
+    assert "gcd.toml: Is a directory" in refused(None)
+    Path("gcd.toml").rmdir()
+    Path("gcd.toml").symlink_to("nowhere")
+    assert "gcd.toml: No such file" in refused(None)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"[log]\nlevel = info\n", "line 2"),
+        (b"[log]\n[log]\n", "line 2"),
+        (b"# fine\n\n# \xff\n", "not UTF-8, in line 3"),
+        (b"x = " + b"[" * 100_000, "nested too deeply"),
+        (b"x = " + b"9" * 5000, "is not TOML"),
+        (b"x = 2026-99-99\n", "line 1"),
+    ],
+)
+def test_a_file_that_is_no_toml_is_refused_with_the_line(data: bytes, words: str) -> None:
+    path = Path("it.toml")
+    path.write_bytes(data)
+    message = refused(path)
+    assert message.startswith("it.toml ")
+    assert words in message
+
+
+# -- what is wrong -------------------------------------------------------------------------------
+
+
+def test_all_problems_are_told_at_once() -> None:
+    found = wrong(
+        "[purge]\nbatch_rows = 'many'\nbatch_runz = 3\n[log]\nlevel = 'loud'\n"
+        "[stores.x]\nbackend_store_uri = '${UNSET}'\n[nonsense]\nx = 1\n",
+        {"GCD_ARTIFACTS__HANDS": "0", "GCD_GATE__MAX_BACKLOGS": "1"},
+        retention__older_than="30",
+    )
+    assert set(found) == {
+        "purge.batch_rows",
+        "purge.batch_runz",
+        "log.level",
+        "stores.x.backend_store_uri",
+        "nonsense",
+        "artifacts.hands",
+        "gate.max_backlogs",
+        "retention.older_than",
+    }
+    with pytest.raises(ConfigError, match=r"it\.toml has 2 problems"):
+        load("x = 1\ny = 2")
+    with pytest.raises(ConfigError, match="the configuration has a problem"):
+        load_config(environ={"GCD_X__Y": "1"})
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "sentence"),
+    [
+        ("purge.batch_rows = 'many'", "purge.batch_rows", "must be a whole number, not 'many'"),
+        ("purge.batch_rows = 5e4", "purge.batch_rows", "must be a whole number, not 50000.0"),
+        ("purge.batch_rows = true", "purge.batch_rows", "must be a whole number, not True"),
+        ("purge.batch_rows = 999", "purge.batch_rows", "must be at least 1000, not 999"),
+        ("purge.batch_rows = 1000001", "purge.batch_rows", "must be at most 1000000, not 1000001"),
+        ("purge.batch_runs = 0", "purge.batch_runs", "must be at least 1, not 0"),
+        ("purge.batch_runs = 5001", "purge.batch_runs", "must be at most 5000, not 5001"),
+        ("artifacts.hands = 65", "artifacts.hands", "must be at most 64, not 65"),
+        ("gate.max_backlog = 0", "gate.max_backlog", "must be at least 1, not 0"),
+        ("gate.max_failures = 101", "gate.max_failures", "must be at most 100, not 101"),
+        ("artifacts.roots = '/a'", "artifacts.roots", "must be a list"),
+        ("artifacts.roots = ['/a', 3]", "artifacts.roots[1]", "must be a text, in quotes, not 3"),
+        ("artifacts.roots = ['']", "artifacts.roots[0]", "is empty"),
+        ("artifacts.hosts = ['http://h/']", "artifacts.hosts[0]", "must be a host and no more"),
+        (
+            "log.level = 'warn'",
+            "log.level",
+            """must be "debug", "info", "warning" or "error", not 'warn'; did you mean warning?""",
+        ),
+        ("artifacts.absent_roots = 'delete'", "artifacts.absent_roots", '"keep" or "collect"'),
+        (
+            "retention.runs_of_live_models = 'collect_both'",
+            "retention.runs_of_live_models",
+            "did you mean collect_run?",
+        ),
+        ("retention.older_than = '30'", "retention.older_than", "did you mean 30d?"),
+        ("retention.older_than = 30", "retention.older_than", 'must be a text: write it as "30d"'),
+        ("retention.older_than = ''", "retention.older_than", "the duration is empty"),
+        ("journal.keep_history = '-1d'", "journal.keep_history", "is negative"),
+        ("purge.batch_runz = 3", "purge.batch_runz", "no key of this section; did you mean batch_runs?"),
+        ("purge.qqq = 3", "purge.qqq", "is no key of this section"),
+        ("purge.older_than = '3d'", "purge.older_than", "belongs under [retention]"),
+        ("older_than = '3d'", "older_than", "belongs under [retention]"),
+        ("backend_store_uri = 'x'", "backend_store_uri", "belongs under [stores.NAME]"),
+        ("purges.batch_runs = 3", "purges", "is no section; did you mean purge?"),
+        ("source = 'x'", "source", "is no section"),
+        ("purge = 3", "purge", "must be a table: write [purge]"),
+        ("stores = 3", "stores", "must be a table: write [stores.NAME]"),
+        ("stores.x = 3", "stores.x", "must be a table: write [stores.x]"),
+        ("stores.backend_store_uri = 'x'", "stores.backend_store_uri", "a name, as in [stores.main]"),
+        ("stores.x.backend_store_uri = ''", "stores.x.backend_store_uri", "is empty"),
+        ("stores.x.backend_store_uri = ' '", "stores.x.backend_store_uri", "is empty"),
+        ("stores.x.artifacts_destination = ''", "stores.x.artifacts_destination", "is empty"),
+        ("stores.x.backend = ''", "stores.x.backend", "did you mean backend_store_uri?"),
+        ("stores.'a b'.backend_store_uri = 'x'", "stores.a b", "is no name for a store"),
+    ],
+)  # fmt: skip
+def test_each_problem_has_its_key_path_and_a_sentence(text: str, key: str, sentence: str) -> None:
+    found = wrong(text)
+    assert list(found) == [key]
+    assert sentence in found[key]
+
+
+def test_contradictions_are_problems() -> None:
+    found = wrong("purge.batch_runs = 2000\npurge.batch_rows = 1000")
+    assert "is more than batch_rows = 1000" in found["purge.batch_runs"]
+    same = f"[stores.a]\nbackend_store_uri = '{URI}'\n[stores.b]\nbackend_store_uri = '{URI}'\n"
+    assert wrong(same) == {
+        "stores.b.backend_store_uri": "is the same database as stores.a.backend_store_uri"
+    }
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "key"),
+    [
+        ("GCD_PURGE__BATCH_ROWS", "many", "purge.batch_rows"),
+        ("GCD_PURGE__BATCH_ROWS", "", "purge.batch_rows"),
+        ("GCD_PURGE__BATCH_ROWS", "9" * 5000, "purge.batch_rows"),
+        ("GCD_PURGE__BATCH_RUNZ", "1", "purge.batch_runz"),
+        ("GCD_RETENTION__OLDER_THAN", "", "retention.older_than"),
+        ("GCD_RETENTION__OLDER_THAN", "30", "retention.older_than"),
+        ("GCD_ARTIFACTS__HANDS", "65", "artifacts.hands"),
+        ("GCD_ARTIFACTS__ROOTS", "[oops", "artifacts.roots"),
+        ("GCD_ARTIFACTS__ROOTS", "a,,b", "artifacts.roots[1]"),
+        ("GCD_NONSENSE__X", "1", "nonsense"),
+        ("GCD_PURGE__BATCH_ROWS__X", "1", "purge.batch_rows"),
+        ("GCD_STORES__MAIN__BACKEND_STORE_URI", " ", "stores.main.backend_store_uri"),
+        ("GCD_STORES__MAIN__BACKEND_STORE_URL", URI, "stores.main.backend_store_url"),
+        ("GCD_STORES__BACKEND_STORE_URI", URI, "stores"),
+    ],
+)
+def test_a_problem_in_the_environment_names_the_variable(
+    variable: str, text: str, key: str
+) -> None:
+    found = wrong("", {variable: text})
+    assert list(found) == [key]
+    assert variable in found[key] or variable.endswith("__X")
+
+
+def test_what_is_covered_by_a_better_value_stays_a_problem() -> None:
+    text = "[retention]\nolder_than = '30'\n[log]\nlevel = 'loud'\n"
+    environ = {"GCD_LOG__LEVEL": "info", "GCD_ARTIFACTS__HANDS": "none"}
+    found = wrong(text, environ, retention__older_than="0s", artifacts__hands=1)
+    assert set(found) == {"retention.older_than", "log.level", "artifacts.hands"}
+    assert "GCD_ARTIFACTS__HANDS" in found["artifacts.hands"]
+    assert "(from" not in found["retention.older_than"] + found["log.level"]
+
+
+def test_a_problem_on_the_command_line_says_so() -> None:
+    found = wrong("", retention__older_than="30")
+    assert found["retention.older_than"].endswith("(from the command line)")
+
+
+def test_the_environment_cannot_hide_a_table_that_is_none() -> None:
+    found = wrong("purge = 3", {"GCD_PURGE__BATCH_RUNS": "3"})
+    assert list(found) == ["purge"]
+
+
+def test_stores_in_the_environment_are_found_by_what_a_variable_can_spell() -> None:
+    text = "[stores.My-Prod]\nbackend_store_uri = 'a'\n"
+    config = load(text, {"GCD_STORES__MY_PROD__ARTIFACTS_DESTINATION": "/b"})
+    assert list(config.stores) == ["My-Prod"]
+    assert config.stores["My-Prod"].artifacts_destination == "/b"
+    twins = "[stores.a-b]\nbackend_store_uri = 'x'\n[stores.a_b]\nbackend_store_uri = 'y'\n"
+    found = wrong(twins, {"GCD_STORES__A_B__BACKEND_STORE_URI": "z"})
+    assert "may mean a-b and a_b" in found["stores"]
+
+
+# -- secrets -------------------------------------------------------------------------------------
+
+
+def backend(text: str, **environ: str) -> str:
+    return load(in_file("stores.x.backend_store_uri", text), environ).store().backend_store_uri
+
+
+def test_references_are_replaced(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text(f"  {SECRET}\n")
+    path = tmp_path / "secret"
+    assert backend("p://u:${PW}@h", PW=SECRET) == f"p://u:{SECRET}@h"
+    assert backend("${U}", U=URI) == URI
+    assert backend(f"p://u:${{file:{path}}}@h") == f"p://u:{SECRET}@h"
+    folder = str(tmp_path)
+    assert backend("p://${A}:${credential:secret}@h", A="a", CREDENTIALS_DIRECTORY=folder) == (
+        f"p://a:{SECRET}@h"
+    )
+    assert backend("p://$${A}$$x$") == "p://${A}$$x$"
+    assert backend("${A}", A="${B}", B="x") == "${B}"
+    config = load("", {"GCD_STORES__X__ARTIFACTS_DESTINATION": "s3://${B}", "B": "bucket"})
+    assert config.stores["x"].artifacts_destination == "s3://bucket"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("p://u:${UNSET}@h", "environment variable UNSET, which is not set"),
+        ("${file:/no/such/file}", "/no/such/file, which cannot be read: No such file"),
+        ("${file:relative}", "begin with /"),
+        ("${file:/}", "Is a directory"),
+        ("${credential:pw}", "CREDENTIALS_DIRECTORY is not set"),
+        ("${vault:pw}", "unknown kind"),
+        ("${}", "names no variable"),
+        ("${A B}", "names no variable"),
+        (f"p://u:{SECRET}@h/${{A", "has a ${ without its }"),
+        (f"${{{SECRET} x}}", "names no variable"),
+    ],
+)
+def test_a_reference_that_leads_nowhere_is_a_problem(text: str, words: str) -> None:
+    found = wrong(in_file("stores.x.backend_store_uri", text))
+    assert list(found) == ["stores.x.backend_store_uri"]
+    assert words in found["stores.x.backend_store_uri"]
+
+
+@pytest.mark.parametrize("name", ["..", "../x", "a/b", ""])
+def test_a_credential_is_a_name_and_no_path(tmp_path: Path, name: str) -> None:
+    (tmp_path / "x").write_text(SECRET)
+    text = in_file("stores.x.backend_store_uri", f"${{credential:{name}}}")
+    found = wrong(text, {"CREDENTIALS_DIRECTORY": str(tmp_path / "sub")})
+    assert "no name of a credential" in found["stores.x.backend_store_uri"]
+
+
+def test_a_secret_file_that_is_no_text_is_a_problem(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(SECRET.encode() + b"\xff")
+    found = wrong(in_file("stores.x.backend_store_uri", f"${{file:{tmp_path}/secret}}"))
+    assert "it is no UTF-8 text" in found["stores.x.backend_store_uri"]
+
+
+def test_no_secret_is_ever_shown(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text(SECRET)
+    text = (
+        f"[stores.a]\nbackend_store_uri = '{URI}'\nartifacts_destination = 's3://b?sig={SECRET}'\n"
+        f"[stores.b]\nbackend_store_uri = 'p://u:${{file:{tmp_path}/secret}}@h'\n"
+        f"artifacts_destination = 'https://h/${{T}}'\n"
+        f"[artifacts]\nroots = ['sftp://u:{SECRET}@h/r']\n"
+    )
+    config = load(text, {"T": SECRET, "MLFLOW_BACKEND_STORE_URI": URI})
+    stores = [config.store("a"), config.store("b")]
+    assert SECRET in stores[0].backend_store_uri
+    assert SECRET in stores[1].artifacts_destination  # type: ignore[operator]
+    shown = [config.show(), repr(config.stores), str(config.stores), repr(stores), str(stores)]
+    shown += [repr(list(config.settings())), repr(config._loaded)]
+    assert SECRET not in "\n".join(shown)
+    assert "postgresql://me:***@db/mlflow" in config.show()
+    assert "https://h/${T}" in config.show()
+
+
+def test_no_problem_repeats_a_secret() -> None:
+    for text in (
+        f"stores.x = '{URI}'",
+        f"stores = '{URI}'",
+        f"stores.x.backend_store_uri = ['{SECRET}']",
+        f"stores.x.backend_store_uri.password = '{SECRET}'",
+        f"stores.x.password = '{SECRET}'",
+        f"artifacts.roots = '{URI}'",
+        f"purge.batch_runs = '{URI}'",
+        f"backend_store_uri = '{URI}'",
+    ):
+        assert wrong(text)
+    for variable in ("GCD_STORES__X__URI", "GCD_PURGE__BATCH_RUNS", "GCD_ARTIFACTS__ROOTS__X"):
+        assert wrong("", {variable: URI})
+
+
+# -- the store -----------------------------------------------------------------------------------
+
+TWO = (
+    "[stores.prod]\nbackend_store_uri = 'sqlite:///prod'\nartifacts_destination = '/prod'\n"
+    "[stores.lab]\nbackend_store_uri = 'sqlite:///lab'\n"
+)
+ONE = "[stores.lab]\nbackend_store_uri = 'sqlite:///lab'\n"
+MLFLOW = {
+    "MLFLOW_BACKEND_STORE_URI": ENVIRONMENT_URI,
+    "MLFLOW_TRACKING_URI": "postgresql://tracking/x",
+    "MLFLOW_ARTIFACTS_DESTINATION": "/env",
+}
+
+
+def chosen(config: Config, *arguments: str, **given: str) -> tuple[str | None, str, str | None]:
+    found = config.store(*arguments, **given)
+    return found.name, found.backend_store_uri, found.artifacts_destination
+
+
+def no_store(config: Config, *arguments: str, **given: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        config.store(*arguments, **given)
+    assert SECRET not in told(caught.value)
+    assert caught.value.hint
+    return f"{caught.value.message} | {caught.value.hint}"
+
+
+def test_mlflows_environment_is_a_store_where_none_is_configured() -> None:
+    assert chosen(load("", MLFLOW)) == (None, ENVIRONMENT_URI, "/env")
+    assert chosen(load("", {"MLFLOW_BACKEND_STORE_URI": URI})) == (None, URI, None)
+    assert chosen(load("", MLFLOW | {"MLFLOW_ARTIFACTS_DESTINATION": ""}))[2] is None
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "sqlite:///x.db",
+        "postgresql://h/x",
+        "postgres://h/x",
+        "mysql://h/x",
+        "mssql://h/x",
+        "postgresql+psycopg2://h/x",
+        "mysql+pymysql://h/x",
+        "mssql+pyodbc://h/x",
+        "SQLite:///x.db",
+    ],
+)
+def test_a_tracking_uri_counts_where_it_names_a_database(uri: str) -> None:
+    assert chosen(load("", {"MLFLOW_TRACKING_URI": uri}))[1] == uri
+    assert chosen(load(), tracking_uri=uri)[1] == uri
+
+
+@pytest.mark.parametrize(
+    "uri", ["http://h:5000", "https://h", "databricks", "./mlruns", "file:///x", "sqlite", "uc:x"]
+)
+def test_a_tracking_uri_that_is_no_database_is_no_store(uri: str) -> None:
+    words = no_store(load("", {"MLFLOW_TRACKING_URI": uri}))
+    assert "MLFLOW_TRACKING_URI names a tracking server" in words
+    assert chosen(load(ONE), tracking_uri=uri)[1] == "sqlite:///lab"
+
+
+def test_no_store_at_all_says_how_to_give_one() -> None:
+    words = no_store(load())
+    for said in ("--backend-store-uri", "MLFLOW_BACKEND_STORE_URI", "gcd config init"):
+        assert said in words
+    assert "tracking server or a folder" not in words
+
+
+def test_one_store_needs_no_name_and_counts_above_the_environment() -> None:
+    assert chosen(load(ONE, MLFLOW)) == ("lab", "sqlite:///lab", "/env")
+    with_destination = ONE + "artifacts_destination = '/lab'\n"
+    assert chosen(load(with_destination, MLFLOW)) == ("lab", "sqlite:///lab", "/lab")
+    only_destination = "[stores.lab]\nartifacts_destination = '/lab'\n"
+    assert chosen(load(only_destination, MLFLOW)) == ("lab", ENVIRONMENT_URI, "/lab")
+    assert "stores.lab.backend_store_uri is missing" in no_store(load(only_destination))
+
+
+def test_several_stores_need_a_name_and_nothing_of_the_environment() -> None:
+    config = load(TWO, MLFLOW)
+    words = no_store(config)
+    assert "prod, lab" in words
+    assert "--store" in words
+    assert chosen(config, "prod") == ("prod", "sqlite:///prod", "/prod")
+    assert chosen(config, "lab") == ("lab", "sqlite:///lab", None)
+    assert "did you mean prod?" in no_store(config, "prd")
+    assert "prod, lab" in no_store(config, "zzz")
+    assert "no store is named 'x'" in no_store(load("", MLFLOW), "x")
+    gap = TWO.replace("backend_store_uri = 'sqlite:///lab'", "")
+    assert "stores.lab.backend_store_uri is missing" in no_store(load(gap, MLFLOW), "lab")
+
+
+def test_a_uri_on_the_command_line_wins() -> None:
+    given = {"backend_store_uri": "sqlite:///given"}
+    assert chosen(load("", MLFLOW), **given) == (None, "sqlite:///given", "/env")
+    assert chosen(load(ONE), artifacts_destination="/x") == ("lab", "sqlite:///lab", "/x")
+    both = {**given, "tracking_uri": "sqlite:///other"}
+    assert chosen(load("", MLFLOW), **both)[1] == "sqlite:///given"
+
+
+def test_a_uri_on_the_command_line_never_gets_another_databases_artifacts() -> None:
+    one = ONE + "artifacts_destination = '/lab'\n"
+    assert chosen(load(one), backend_store_uri="sqlite:///given") == (None, "sqlite:///given", None)
+    assert chosen(load(one), backend_store_uri="sqlite:///lab") == ("lab", "sqlite:///lab", "/lab")
+    assert chosen(load(TWO), backend_store_uri="sqlite:///prod")[2] == "/prod"
+    named = chosen(load(one), "lab", backend_store_uri="sqlite:///given")
+    assert named == ("lab", "sqlite:///given", "/lab")
+
+
+def test_two_databases_without_a_choice_are_refused() -> None:
+    words = no_store(load("", MLFLOW), tracking_uri="sqlite:///other")
+    assert "--tracking-uri and MLFLOW_BACKEND_STORE_URI name two databases" in words
+    assert chosen(load("", MLFLOW), tracking_uri=ENVIRONMENT_URI)[1] == ENVIRONMENT_URI
+
+
+@pytest.mark.parametrize("name", ["backend_store_uri", "artifacts_destination", "tracking_uri"])
+def test_an_empty_uri_is_refused(name: str) -> None:
+    assert "is empty" in no_store(load("", MLFLOW), **{name: " "})
+
+
+def test_an_empty_variable_is_refused_where_it_would_count() -> None:
+    empty = {**MLFLOW, "MLFLOW_BACKEND_STORE_URI": ""}
+    assert "MLFLOW_BACKEND_STORE_URI is empty" in no_store(load("", empty))
+    assert chosen(load("", empty), backend_store_uri="x")[1] == "x"
+    assert chosen(load(ONE, empty))[1] == "sqlite:///lab"
+    assert chosen(load("", empty), tracking_uri="sqlite:///x")[1] == "sqlite:///x"
+    assert 'backend_store_uri = ""  # environment variable' in load("", empty).show()
+
+
+def test_the_environments_store_is_shown() -> None:
+    shown = load("", {**MLFLOW, "MLFLOW_BACKEND_STORE_URI": URI}).show()
+    assert 'backend_store_uri = "postgresql://me:***@db/mlflow"' in shown
+    assert "# environment variable MLFLOW_BACKEND_STORE_URI" in shown
+    assert 'artifacts_destination = "/env"  # environment variable MLFLOW_ARTIFACTS' in shown
+    assert "stores" not in tomllib.loads(shown)
+    one = load(ONE, MLFLOW).show()
+    assert 'artifacts_destination = "/env"  # environment variable MLFLOW_ARTIFACTS' in one
+    assert ENVIRONMENT_URI not in one
+    two = load(TWO, MLFLOW).show()
+    assert "/env" not in two
+    assert "# artifacts_destination is not set" in two
+    tracking = load("", {"MLFLOW_TRACKING_URI": "sqlite:///t"}).show()
+    assert (
+        'backend_store_uri = "sqlite:///t"  # environment variable MLFLOW_TRACKING_URI' in tracking
+    )
+
+
+# -- the journal ---------------------------------------------------------------------------------
+
+
+def test_stderr_is_the_journals_where_the_variable_names_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = os.fstat(2)
+    assert is_journal({"JOURNAL_STREAM": f"{found.st_dev}:{found.st_ino}"})
+    assert not is_journal({"JOURNAL_STREAM": f"{found.st_dev}:{found.st_ino + 1}"})
+    assert not is_journal({})
+    monkeypatch.setenv("JOURNAL_STREAM", f"{found.st_dev}:{found.st_ino}")
+    assert is_journal()
