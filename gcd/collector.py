@@ -56,7 +56,7 @@ class Tally:
     candidates: int = 0
     purged: int = 0
     rows: int = 0
-    usage: Usage = Usage()
+    usage: Usage = field(default_factory=Usage)
     results: Counter[Result] = field(default_factory=Counter)
     kept: Counter[KeepReason] = field(default_factory=Counter)
 

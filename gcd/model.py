@@ -132,6 +132,10 @@ class Root:
     is_accepted: bool = False
     failures: int = 0
     """Sweeps that failed since the last one that succeeded."""
+    error: str | None = None
+    """Why the last sweep there failed, None once one succeeded."""
+    is_proved: bool = False
+    """Whether a tree was ever deleted there."""
     backlog: int = 0
     """Journal entries there that are due and not swept."""
 

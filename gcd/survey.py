@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from itertools import pairwise
 
 from sqlalchemy.engine import Connection
 
@@ -70,7 +71,7 @@ class Survey:
 
     def plan_page(self, page: Sequence[Candidate], holds: HoldIndex) -> Plan:
         """Decide on one page of candidates: pure decisions, then a look at each tree."""
-        sites = {each.location: self._site(each) for each in page if each.location}
+        sites = self._sites_of(page)
         roots = self._roots(page, sites)
         plan = make_plan(
             page,
@@ -101,7 +102,7 @@ class Survey:
     def root_pages(self) -> Iterator[dict[Place, Root]]:
         """The storage roots that soft-deleted runs lie below, page by page."""
         for page in self.store.candidates(self.settings.run_ids, PAGE):
-            yield self._roots(page, {each.location: self._site(each) for each in page})
+            yield self._roots(page, self._sites_of(page))
 
     def _true_scope(self, scope: Scope) -> Scope:
         """The scope with its places under their true names."""
@@ -125,6 +126,10 @@ class Survey:
         except (UnsafeTarget, BackendError):
             return None
 
+    def _sites_of(self, page: Sequence[Candidate]) -> dict[str, Site | Keep]:
+        """The site of each artifact location on a page."""
+        return {each.location: self._site(each) for each in page if each.location is not None}
+
     def _site(self, candidate: Candidate) -> Site | Keep:
         """Where the candidate's experiment logs, or why nothing can be deleted there."""
         location = candidate.location or ""
@@ -142,7 +147,7 @@ class Survey:
             return Keep(KeepReason.NO_BACKEND, told(error))
         true = backend.resolve(recorded)
         names = true.path.split("/")
-        owners = [owner for owner, name in zip(names, names[1:], strict=False) if name == "artifacts"]
+        owners = [owner for owner, name in pairwise(names) if name == "artifacts"]
         inside = self.store.entities_inside(owners)
         if inside:
             entity, what = next(iter(inside.items()))
@@ -162,14 +167,12 @@ class Survey:
         for place, candidate in places.items():
             if place not in self._probes:
                 backend = self.registry.open(place.scheme)
-                self._probes[place] = backend.probe(place, self._named(place, candidate, page))
+                self._probes[place] = backend.probe(place, self._named(candidate, page))
         probes = {place: self._probes[place] for place in places}
         return self.store.roots(probes, self.now)
 
-    def _named(
-        self, root: Place, candidate: Candidate, page: Sequence[Candidate]
-    ) -> Iterator[Place]:
-        """Trees that the database names and that may be below the root, likely ones first."""
+    def _named(self, candidate: Candidate, page: Sequence[Candidate]) -> Iterator[Place]:
+        """Trees that the database names and that may be where the candidate's is, likely first."""
         for each in page:
             place = self._place(each.uri)
             if place is not None:
@@ -215,7 +218,7 @@ class Survey:
         kept: dict[str, Keep] = {}
         for run in ids:
             decision = targets[run]
-            hold = holds.on(decision.candidate)
+            hold = holds.on_candidate(decision.candidate)
             if hold is None and decision.target is not None:
                 hold = holds.over(decision.target.place)
             if hold is not None:

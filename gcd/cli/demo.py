@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -138,7 +138,8 @@ def add_run(
     )
     history = [("loss", 1 / (step + 1), started + step, run, step) for step in range(50)]
     db.executemany(
-        "INSERT INTO metrics (key, value, timestamp, run_uuid, step) VALUES (?, ?, ?, ?, ?)", history
+        "INSERT INTO metrics (key, value, timestamp, run_uuid, step) VALUES (?, ?, ?, ?, ?)",
+        history,
     )
     db.execute(
         "INSERT INTO latest_metrics (key, value, timestamp, step, is_nan, run_uuid)"
@@ -183,7 +184,7 @@ def show(made: Demo) -> None:
     click.echo(f"  {left} files in all")
 
 
-def present(db: sqlite3.Connection) -> Iterator[Sequence[object]]:
+def present(db: sqlite3.Connection) -> Iterator[tuple[str, str, int]]:
     """(name, id, rows) of each run in the database."""
     yield from db.execute(
         "SELECT r.name, r.run_uuid, 1 + (SELECT count(*) FROM metrics m WHERE m.run_uuid = r.run_uuid)"

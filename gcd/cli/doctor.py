@@ -99,7 +99,9 @@ def accept(session: Session, uri: str) -> None:
     except (ArtifactError, BackendError) as error:
         raise UsageError(f"{uri}: {error}", hint=error.hint) from error
     if not probe.is_there:
-        raise UsageError(f"{uri} is not there", hint="mount it first: an absent root is not trusted")
+        raise UsageError(
+            f"{uri} is not there", hint="mount it first: an absent root is not trusted"
+        )
     session.store.prepare()
     session.store.remember_root(
         true, {"identity": probe.identity, "is_accepted": 1, "failures": 0, "error": None}

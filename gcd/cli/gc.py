@@ -40,7 +40,9 @@ DEFAULT_AGE = timedelta(days=30)
 @click.option("--wait", metavar="TIME", help="Wait this long for another collector to finish.")
 @click.option("--sizes", is_flag=True, help="Measure the files in the plan that is shown.")
 @click.option("--json", "as_json", is_flag=True, help="The report as one JSON object.")
-def gc(dry_run: bool, yes: bool, wait: str | None, sizes: bool, as_json: bool, **options: Any) -> None:
+def gc(
+    dry_run: bool, yes: bool, wait: str | None, sizes: bool, as_json: bool, **options: Any
+) -> None:
     """Permanently delete soft-deleted runs: their rows and their files.
 
     On a terminal the plan is shown first and you are asked. Without a terminal, or with --yes, it is
@@ -60,9 +62,9 @@ def gc(dry_run: bool, yes: bool, wait: str | None, sizes: bool, as_json: bool, *
     with open_session(options, read_only=False) as session:
         configure(session.config.log.level, session.config.log.format)
         now = session.store.now()
-        if not yes and not as_json and sys.stdin.isatty() and sys.stderr.isatty():
-            if not agreed(session, now, sizes=sizes):
-                return
+        asks = not yes and not as_json and sys.stdin.isatty() and sys.stderr.isatty()
+        if asks and not agreed(session, now, sizes=sizes):
+            return
         code = collect(session, now, patience, as_json=as_json)
     raise SystemExit(code)
 
@@ -98,9 +100,7 @@ def tell_young(session: Session, kept: Mapping[KeepReason, int]) -> None:
         )
 
 
-def collect(
-    session: Session, now: datetime, patience: timedelta | None, *, as_json: bool
-) -> int:
+def collect(session: Session, now: datetime, patience: timedelta | None, *, as_json: bool) -> int:
     """Take the lease, run the cycle, show the report; the exit code."""
     named = Named(session.settings.run_ids)
     with stopping() as stop, Progress(named) as progress:
@@ -117,7 +117,9 @@ def collect(
         tell_young(session, report.kept)
     missed = report_named(named, session.store.stages, collected="were collected")
     if stop.signum is not None:
-        raise Interrupted("stopped; what was purged is finished by the next cycle", signum=stop.signum)
+        raise Interrupted(
+            "stopped; what was purged is finished by the next cycle", signum=stop.signum
+        )
     return PARTIAL if missed or report.state == "partial" else 0
 
 

@@ -54,9 +54,7 @@ def run_plan(options: dict[str, Any], *, sizes: bool, as_json: bool) -> None:
     raise SystemExit(PARTIAL if missed else 0)
 
 
-def planned(
-    survey: Survey, summary: Summary, named: Named, *, sizes: bool
-) -> Iterator[Plan]:
+def planned(survey: Survey, summary: Summary, named: Named, *, sizes: bool) -> Iterator[Plan]:
     """The pages of a plan, counted as they pass."""
     for page in survey.plans():
         counts = survey.store.row_counts([each.candidate.id for each in page.collect])
@@ -66,9 +64,7 @@ def planned(
         yield page
 
 
-def print_json(
-    session: Session, now: datetime, summary: Summary, pages: Iterator[Plan]
-) -> None:
+def print_json(session: Session, now: datetime, summary: Summary, pages: Iterator[Plan]) -> None:
     """The whole plan as one document, written as it is made."""
     head = {"store": session.uri, "as_of": now.isoformat()}
     decisions = (each for page in pages for each in (*page.collect, *page.keep))

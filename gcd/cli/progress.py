@@ -74,7 +74,9 @@ class Progress:
         self.swept_trees += outcome.result is Result.SWEPT
         if outcome.result is not Result.SWEPT:
             entity = outcome.entry.entity_id
-            logger.warning("%s: files of run %s: %s", outcome.result, entity, mask(outcome.error or ""))
+            logger.warning(
+                "%s: files of run %s: %s", outcome.result, entity, mask(outcome.error or "")
+            )
         self._tell()
 
     def _tell(self) -> None:
@@ -84,7 +86,10 @@ class Progress:
         elif self._now() - self._told_at >= EVERY:
             self._told_at = self._now()
             logger.info(
-                "planned %d, purged %d, swept %d", self.planned_runs, self.purged_runs, self.swept_trees
+                "planned %d, purged %d, swept %d",
+                self.planned_runs,
+                self.purged_runs,
+                self.swept_trees,
             )
 
 

@@ -66,7 +66,9 @@ def show_plan(out: Console, summary: Summary, policy: Policy, uri: str, now: Any
     for decision in summary.samples:
         out.print(f"            {sample_line(decision)}", markup=False, style="dim")
     if summary.collect > len(summary.samples) > 0:
-        more = f"            … and {summary.collect - len(summary.samples):,} more (--json lists all)"
+        more = (
+            f"            … and {summary.collect - len(summary.samples):,} more (--json lists all)"
+        )
         out.print(more, markup=False, style="dim")
     kept = sum(summary.kept.values())
     out.print(f"kept        {counted(kept, 'run')}", markup=False)
@@ -105,7 +107,9 @@ def show_report(out: Console, report: Report) -> None:
     gone = f"{counted(report.usage.objects, 'file')}, {size(report.usage.bytes)}"
     style = {"done": "green", "partial": "yellow"}.get(report.state, "red")
     head = Text(f"cycle {report.cycle} {report.state}", style=style)
-    out.print(head + Text(f": {runs} purged, {counted(report.rows, 'row')}, {gone}, {seconds:.1f} s"))
+    out.print(
+        head + Text(f": {runs} purged, {counted(report.rows, 'row')}, {gone}, {seconds:.1f} s")
+    )
     for result, count in report.results.items():
         if result.value != "swept" and count:
             trees = counted(count, "tree")

@@ -61,9 +61,7 @@ def open_session(options: dict[str, Any], *, read_only: bool) -> Iterator[Sessio
         store.close()
 
 
-def make_settings(
-    config: Config, chosen: StoreConfig, run_ids: tuple[str, ...] | None
-) -> Settings:
+def make_settings(config: Config, chosen: StoreConfig, run_ids: tuple[str, ...] | None) -> Settings:
     """The configuration as planning and collecting take it."""
     return Settings(
         policy=Policy(

@@ -44,7 +44,9 @@ def check_evidence(root: Root, gate: Gate) -> Keep | None:
     if gate.collect_absent:
         return None
     if not probe.is_there:
-        detail = f"{uri} is not there: mount it; `--absent-roots collect` if nobody ever logged a file"
+        detail = (
+            f"{uri} is not there: mount it; `--absent-roots collect` if nobody ever logged a file"
+        )
         return Keep(KeepReason.UNREACHABLE, probe.problem or detail)
     detail = f"no file that the database names is below {uri}: is it mounted? If it is, {accept}"
     return Keep(KeepReason.UNREACHABLE, detail)
@@ -60,7 +62,9 @@ def check_health(root: Root, gate: Gate) -> Keep | None:
         detail = f"the last {root.failures} deletions below {uri} failed{last}"
         return Keep(KeepReason.ROOT_UNHEALTHY, detail)
     if root.backlog > gate.max_backlog:
-        detail = f"{root.backlog:,} trees below {uri} wait to be deleted, more than gate.max_backlog"
+        detail = (
+            f"{root.backlog:,} trees below {uri} wait to be deleted, more than gate.max_backlog"
+        )
         return Keep(KeepReason.ROOT_UNHEALTHY, detail)
     return None
 

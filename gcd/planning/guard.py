@@ -16,7 +16,23 @@ from gcd.model import Candidate, Kind, Place, Target
 NO_PLACE = frozenset({"runs", "models"})
 """Schemes that name another URI, not a place."""
 PROXY_PATH = re.compile(r"/(?:ajax-)?api/2\.0/mlflow-artifacts/artifacts/(?P<path>.*)", re.DOTALL)
-SYSTEM = frozenset("bin boot dev etc lib lib32 lib64 libx32 proc run sbin sys usr".split())
+SYSTEM = frozenset(
+    [
+        "bin",
+        "boot",
+        "dev",
+        "etc",
+        "lib",
+        "lib32",
+        "lib64",
+        "libx32",
+        "proc",
+        "run",
+        "sbin",
+        "sys",
+        "usr",
+    ]
+)
 USER_SPACE = ("usr", "local")
 HOMES = frozenset({"home", "Users"})
 FOLDERS = {Kind.RUN: (), Kind.LOGGED_MODEL: ("models",)}

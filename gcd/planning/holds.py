@@ -12,7 +12,14 @@ from datetime import datetime
 
 from gcd.model import Candidate, Hold, KeepReason, Place, Reach
 
-ALIASES = {"s3a": "s3", "s3n": "s3", "wasb": "azure", "wasbs": "azure", "abfs": "azure", "abfss": "azure"}
+ALIASES = {
+    "s3a": "s3",
+    "s3n": "s3",
+    "wasb": "azure",
+    "wasbs": "azure",
+    "abfs": "azure",
+    "abfss": "azure",
+}
 """Schemes under which one tree is recorded in several spellings."""
 IDENTIFIER = re.compile(r"(?:m-|tr-)?[0-9A-Za-z_.-]{16,}")
 

@@ -115,9 +115,7 @@ def decide(
     return Decision(candidate, ranked(keeps), target)
 
 
-def locate(
-    candidate: Candidate, sites: Mapping[str, Site | Keep], scope: Scope
-) -> Target | Keep:
+def locate(candidate: Candidate, sites: Mapping[str, Site | Keep], scope: Scope) -> Target | Keep:
     """The candidate's tree, or why it has none that may be deleted."""
     if candidate.location is None:
         return Keep(KeepReason.UNSAFE_TARGET, "its experiment has no artifact location")

@@ -14,4 +14,4 @@ LONGEST = timedelta(hours=6)
 def next_attempt(attempts: int, now: datetime) -> datetime:
     """The time of the next attempt after `attempts` that failed: a minute, doubled, at most 6 h."""
     doublings = min(max(attempts, 1) - 1, 16)
-    return now + min(FIRST * 2**doublings, LONGEST)
+    return now + min(FIRST * (1 << doublings), LONGEST)

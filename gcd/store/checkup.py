@@ -155,7 +155,8 @@ def missing_postgresql(conn: Connection, schema: Schema) -> Iterator[tuple[str, 
 
 def missing_mysql(conn: Connection, schema: Schema) -> Iterator[tuple[str, str]]:
     """By the grants on everything, on the database and on single tables."""
-    wide, by_table = set(), {}
+    wide: set[str] = set()
+    by_table: dict[str, set[str]] = {}
     me = conn.exec_driver_sql("SELECT CURRENT_USER()").scalar_one()
     user, _, host = str(me).rpartition("@")
     grantee = {"grantee": f"'{user}'@'{host}'"}
@@ -208,9 +209,9 @@ def indexes(conn: Connection, schema: Schema) -> Iterator[Finding]:
     for table, column, harm in WANTED_INDEXES:
         if not schema.has(table, column):
             continue
-        leading = [index["column_names"][:1] for index in inspector.get_indexes(table)]
-        leading.append(inspector.get_pk_constraint(table)["constrained_columns"][:1])
-        if [column] in leading or is_nearly_empty(conn, schema, table):
+        leading = {index["column_names"][0] for index in inspector.get_indexes(table)}
+        leading.update(inspector.get_pk_constraint(table)["constrained_columns"][:1])
+        if column in leading or is_nearly_empty(conn, schema, table):
             continue
         concurrently = "CONCURRENTLY " if conn.dialect.name == "postgresql" else ""
         statement = f"CREATE INDEX {concurrently}gcd_{table}_{column} ON {table} ({column});"

@@ -20,7 +20,9 @@ Make = Callable[[str], GcdError]
 _unreachable = partial(
     StoreUnreachable, hint="nothing was changed by this; try again when the database answers"
 )
-_full = partial(StoreUnreachable, hint="the database's disk is full: free space there, then try again")
+_full = partial(
+    StoreUnreachable, hint="the database's disk is full: free space there, then try again"
+)
 _busy = partial(StoreUnreachable, hint="another client holds locks; try again later")
 _login = partial(StoreRefused, hint="check user, password and the server's access rules")
 _absent = partial(StoreRefused, hint="check the database's name; gcd never creates a store")
@@ -61,7 +63,10 @@ MESSAGES: tuple[tuple[str, Make], ...] = (
     (r"disk is full|disk I/O error", _full),
     (r"database is locked|database table is locked", _busy),
     (r"unable to open database file", _frozen),
-    (r"could not connect|connection refused|timed? ?out|terminat|closed|translate host", _unreachable),
+    (
+        r"could not connect|connection refused|timed? ?out|terminat|closed|translate host",
+        _unreachable,
+    ),
     (r"not known|lost connection|server has gone|No route|unreachable", _unreachable),
 )
 RETRIED = ("40001", "40P01", "55P03")
@@ -125,7 +130,7 @@ def is_conflict(error: sa.exc.DBAPIError) -> bool:
 def sentence(error: sa.exc.DBAPIError) -> str:
     """The driver's words on one line, without statement, parameters or secrets."""
     origin = error.orig
-    arguments = getattr(origin, "args", ())
+    arguments: tuple[object, ...] = getattr(origin, "args", ())
     words = arguments[1] if error_number(error) and len(arguments) > 1 else str(origin)
     lines = [line.strip() for line in str(words).splitlines() if line.strip()]
     return mask(re.sub(r"\s+", " ", " ".join(lines[:2])))[:300]

@@ -98,9 +98,7 @@ def due(conn: Connection, at_ms: int, *, after: int = 0, limit: int = 500) -> li
 
 def of_entity(conn: Connection, entity_id: str) -> list[Entry]:
     """All that the journal remembers of an entity, newest first."""
-    query = (
-        sa.select(journal).where(journal.c.entity_id == entity_id).order_by(journal.c.id.desc())
-    )
+    query = sa.select(journal).where(journal.c.entity_id == entity_id).order_by(journal.c.id.desc())
     return [entry(row) for row in conn.execute(query)]
 
 
@@ -126,7 +124,7 @@ def park(conn: Connection, entry_id: int, error: str) -> None:
     conn.execute(journal.update().where(journal.c.id == entry_id).values(values))
 
 
-def entry(row: Row[Any]) -> Entry:
+def entry(row: Row[*tuple[Any, ...]]) -> Entry:
     """A row of the journal as an entry."""
     target = None
     if row.target:
@@ -221,9 +219,7 @@ def counts(conn: Connection) -> dict[str, int]:
 # -- roots ---------------------------------------------------------------------------------------
 
 
-def known_roots(
-    conn: Connection, probes: Mapping[Place, Probe], at_ms: int
-) -> dict[Place, Root]:
+def known_roots(conn: Connection, probes: Mapping[Place, Probe], at_ms: int) -> dict[Place, Root]:
     """Probed roots with what is remembered of them and what waits to be swept there."""
     keys = {root_key(place_uri(place)): place for place in probes}
     rows = {row.id: row for row in conn.execute(sa.select(root).where(root.c.id.in_(list(keys))))}
@@ -271,13 +267,11 @@ def note_sweeps(conn: Connection, outcomes: Sequence[Outcome], now_ms: int) -> N
             remember_root(conn, place, values)
             key = root_key(place_uri(place))
             conn.execute(
-                root.update()
-                .where(root.c.id == key)
-                .values(failures=root.c.failures + len(found))
+                root.update().where(root.c.id == key).values(failures=root.c.failures + len(found))
             )
 
 
-def as_root(place: Place, probe: Probe, row: Row[Any] | None, waiting: int) -> Root:
+def as_root(place: Place, probe: Probe, row: Row[*tuple[Any, ...]] | None, waiting: int) -> Root:
     """A probed root with what is remembered of it."""
     if row is None:
         return Root(place, probe, backlog=waiting)
@@ -287,6 +281,8 @@ def as_root(place: Place, probe: Probe, row: Row[Any] | None, waiting: int) -> R
         remembered_identity=row.identity,
         is_accepted=bool(row.is_accepted),
         failures=row.failures,
+        error=row.error,
+        is_proved=row.swept_ms is not None,
         backlog=waiting,
     )
 
@@ -322,7 +318,7 @@ def end_cycle(conn: Connection, report: Report) -> None:
     conn.execute(cycles.update().where(cycles.c.id == report.cycle).values(values))
 
 
-def cycle_row(conn: Connection, number: int) -> Row[Any] | None:
+def cycle_row(conn: Connection, number: int) -> Row[*tuple[Any, ...]] | None:
     """One cycle as it was noted."""
     return conn.execute(sa.select(cycles).where(cycles.c.id == number)).first()
 

@@ -12,6 +12,7 @@ import threading
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine, Row
@@ -180,9 +181,7 @@ def acquire(engine: Engine, *, wait: timedelta | None = None) -> Lease:
 def take(engine: Engine, holder: str, *, wants: bool) -> int:
     """One attempt: lock the row, look at it, take it over if it is free; its new epoch."""
     with writing(engine) as conn:
-        row = conn.execute(
-            sa.select(leases).where(leases.c.name == NAME).with_for_update()
-        ).first()
+        row = conn.execute(sa.select(leases).where(leases.c.name == NAME).with_for_update()).first()
         at = now_ms(conn)
         is_free = row is None or row.holder is None or row.expires_ms <= at or is_dead(row.holder)
         if is_free:
@@ -195,7 +194,9 @@ def take(engine: Engine, holder: str, *, wants: bool) -> int:
     raise held_error(held)
 
 
-def put(conn: Connection, row: Row[tuple[object, ...]] | None, holder: str, epoch: int, at: int) -> None:
+def put(
+    conn: Connection, row: Row[*tuple[Any, ...]] | None, holder: str, epoch: int, at: int
+) -> None:
     """Write the new holder."""
     values = {
         "holder": holder,
@@ -210,7 +211,7 @@ def put(conn: Connection, row: Row[tuple[object, ...]] | None, holder: str, epoc
         conn.execute(leases.update().where(leases.c.name == NAME).values(values))
 
 
-def held_error(row: Row[tuple[object, ...]] | None) -> LeaseHeld:
+def held_error(row: Row[*tuple[Any, ...]] | None) -> LeaseHeld:
     """Who holds it, in words."""
     since = from_millis(row.acquired_ms) if row is not None and row.acquired_ms else None
     name = str(row.holder).split(" [")[0] if row is not None else "somebody"

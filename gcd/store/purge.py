@@ -120,9 +120,9 @@ def delete_children(conn: Connection, schema: Schema, ids: Sequence[str]) -> int
     rows = delete_inputs(conn, schema, ids)
     for reference in schema.references(scanned=False):
         if reference.action is Action.DELETE:
-            rows += conn.execute(schema.table(reference.table).delete().where(
-                *matching(schema, reference, ids)
-            )).rowcount
+            rows += conn.execute(
+                schema.table(reference.table).delete().where(*matching(schema, reference, ids))
+            ).rowcount
     return rows
 
 
@@ -204,7 +204,7 @@ def delete_slice(
             sa.text(f"DELETE FROM {table.name} WHERE {reference.column} = :run LIMIT {int(limit)}"),
             {"run": run},
         ).rowcount
-    row = sa.literal_column("ctid" if conn.dialect.name == "postgresql" else "rowid")
+    row: sa.ColumnClause[Any] = sa.literal_column("ctid" if conn.dialect.name == "postgresql" else "rowid")
     part = sa.select(row).select_from(table).where(mine).limit(limit)
     return conn.execute(table.delete().where(row.in_(part))).rowcount
 

@@ -87,7 +87,7 @@ def deleted_runs(
 
 
 def candidate(
-    row: Row[Any], activity: Mapping[str, int], feeding: Mapping[str, str]
+    row: Row[*tuple[Any, ...]], activity: Mapping[str, int], feeding: Mapping[str, str]
 ) -> Candidate:
     """A row of `runs` as a candidate."""
     times = [t for t in (row.start_time, activity.get(row.run_uuid)) if t is not None]
@@ -223,7 +223,7 @@ def all_holds(conn: Connection, schema: Schema, *, has_own_tables: bool) -> Iter
     yield from odd_trees(conn, schema)
 
 
-def stream(conn: Connection, query: sa.Select[Any]) -> Iterator[Row[Any]]:
+def stream(conn: Connection, query: sa.Select[*tuple[Any, ...]]) -> Iterator[Row[*tuple[Any, ...]]]:
     """Rows as they come from the server, never all of them in memory."""
     options = {"yield_per": STREAM}
     with conn.execute(query, execution_options=options) as result:
@@ -240,9 +240,7 @@ def version_holds(conn: Connection, schema: Schema) -> Iterator[Hold]:
     query = sa.select(
         versions.c.name, versions.c.version, versions.c.run_id, versions.c.source, place
     ).where(
-        sa.or_(
-            versions.c.current_stage.is_(None), versions.c.current_stage != "Deleted_Internal"
-        )
+        sa.or_(versions.c.current_stage.is_(None), versions.c.current_stage != "Deleted_Internal")
     )
     for name, version, run, *uris in stream(conn, query):
         because = f"version {version} of {name}"
@@ -252,9 +250,7 @@ def version_holds(conn: Connection, schema: Schema) -> Iterator[Hold]:
             yield Hold(KeepReason.REGISTERED, because, uri=uri)
 
 
-def tag_holds(
-    conn: Connection, schema: Schema, ids: Sequence[str] | None = None
-) -> Iterator[Hold]:
+def tag_holds(conn: Connection, schema: Schema, ids: Sequence[str] | None = None) -> Iterator[Hold]:
     """Runs and experiments tagged `gcd.hold` (any value) or `gcd.hold_until` (a time).
 
     A value that is no time holds for good: in doubt the entity is kept.
@@ -347,7 +343,7 @@ def odd_trees(conn: Connection, schema: Schema) -> Iterator[Hold]:
 
 def tree_queries(
     schema: Schema,
-) -> Iterator[tuple[str, sa.Select[Any], tuple[str, ...]]]:
+) -> Iterator[tuple[str, sa.Select[*tuple[Any, ...]], tuple[str, ...]]]:
     """(what, query of id and URI, folder names before the id) per table that records trees."""
     experiments = schema.table("experiments")
 
@@ -357,7 +353,7 @@ def tree_queries(
         entity: sa.ColumnElement[Any],
         uri: sa.ColumnElement[Any],
         folder: str,
-    ) -> sa.Select[Any]:
+    ) -> sa.Select[*tuple[Any, ...]]:
         home = experiments.c.artifact_location
         place = home + sa.literal(f"/{folder}") + entity + sa.literal("/artifacts")
         return (
@@ -372,7 +368,9 @@ def tree_queries(
         models = schema.table("logged_models")
         columns = (models.c.experiment_id, models.c.model_id, models.c.artifact_location)
         yield "logged model", odd(models, *columns, "models/"), ("models",)
-    if schema.has("trace_tags", "request_id", "value") and schema.has("trace_info", "experiment_id"):
+    if schema.has("trace_tags", "request_id", "value") and schema.has(
+        "trace_info", "experiment_id"
+    ):
         traces, tags = schema.table("trace_info"), schema.table("trace_tags")
         joined = tags.join(traces, traces.c.request_id == tags.c.request_id)
         columns = (traces.c.experiment_id, tags.c.request_id, tags.c.value)
@@ -381,9 +379,7 @@ def tree_queries(
         yield "trace", query, ("traces",)
 
 
-def entities_inside(
-    conn: Connection, schema: Schema, segments: Iterable[str]
-) -> dict[str, str]:
+def entities_inside(conn: Connection, schema: Schema, segments: Iterable[str]) -> dict[str, str]:
     """Those of the path segments that are ids of runs, logged models or traces: id to what it is."""
     wanted = sorted(set(segments))
     found: dict[str, str] = {}

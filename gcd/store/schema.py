@@ -94,9 +94,7 @@ RUN_REFERENCES: tuple[Reference, ...] = (
         (("current_stage", "Deleted_Internal"),),
         is_scanned=True,
     ),
-    Reference(
-        "registered_model_tags", "value", Action.UNLIST, "prompts used", _PROMPT_RUNS, True
-    ),
+    Reference("registered_model_tags", "value", Action.UNLIST, "prompts used", _PROMPT_RUNS, True),
     Reference("model_version_tags", "value", Action.UNLIST, "prompts used", _PROMPT_RUNS, True),
 )
 """All that refers to a run, inputs apart (they have a table of tags of their own; see purge).
@@ -160,7 +158,8 @@ def read_schema(conn: Connection) -> Schema:
     strangers = [
         key
         for key in catalogue.foreign_keys
-        if key.to_table == "runs" and (key.schema is not None or (key.table, key.column) not in known)
+        if key.to_table == "runs"
+        and (key.schema is not None or (key.table, key.column) not in known)
     ]
     schema = Schema(catalogue, tuple(strangers))
     refuse_unknown(schema)

@@ -307,15 +307,11 @@ class TrackingStore:
 
         def transaction(conn: Connection) -> int:
             lease.confirm(conn)
-            return sum(
-                purge.settle_row(conn, self.schema, reference, row, ids) for row in part
-            )
+            return sum(purge.settle_row(conn, self.schema, reference, row, ids) for row in part)
 
         return self.retried(transaction)
 
-    def retried(
-        self, transaction: Callable[[Connection], T], *, foreign_keys: bool = True
-    ) -> T:
+    def retried(self, transaction: Callable[[Connection], T], *, foreign_keys: bool = True) -> T:
         """Run a write transaction, again where the database chose it to lose a conflict."""
         for attempt in range(ATTEMPTS):
             try:
@@ -379,15 +375,13 @@ class TrackingStore:
 
     def begin_cycle(self, lease: Lease, now: datetime) -> int:
         """Note that a cycle starts; its number."""
-        return self.retried(
-            lambda conn: journal.begin_cycle(conn, lease.holder, to_millis(now))
-        )
+        return self.retried(lambda conn: journal.begin_cycle(conn, lease.holder, to_millis(now)))
 
     def end_cycle(self, report: Report) -> None:
         """Note how a cycle ended."""
         self.retried(lambda conn: journal.end_cycle(conn, report))
 
-    def cycle(self, number: int) -> sa.Row[Any] | None:
+    def cycle(self, number: int) -> sa.Row[*tuple[Any, ...]] | None:
         """A cycle as it was noted, None once it is forgotten."""
         with self.reading() as conn:
             return journal.cycle_row(conn, number)

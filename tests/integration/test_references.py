@@ -144,7 +144,9 @@ def test_pointers_in_rows_of_others_are_cleared(filled: Database) -> None:
     assert filled.scalar(listed.format("registered_model_tags")) == LIVE
     assert filled.scalar(listed.format("model_version_tags")) == LIVE
     # Rows of live entities that merely name the run stay as they are.
-    parents = filled.rows(f"SELECT value FROM tags WHERE {key} = 'mlflow.parentRunId' ORDER BY run_uuid")
+    parents = filled.rows(
+        f"SELECT value FROM tags WHERE {key} = 'mlflow.parentRunId' ORDER BY run_uuid"
+    )
     assert parents == [(GONE,), (LIVE,)]
     sources = filled.rows("SELECT source_run_id FROM logged_models ORDER BY model_id")
     assert sources == [(GONE,), (LIVE,)]
