@@ -77,6 +77,8 @@ class Collector:
         self.tally = Tally()
         self._proved: set[Place] = set()
         self._closed: dict[Place, Keep] = {}
+        self._sweeping = threading.Lock()
+        """One sweep at a time: two would delete the same trees."""
 
     def collect(self) -> Report:
         """Run the cycle; what stops all of it is noted in the history and raised."""
@@ -147,22 +149,31 @@ class Collector:
     def _try_canaries(self, plan: Plan) -> set[str]:
         """Take one run of each root that this cycle has not proved yet from end to end, alone.
 
-        Returns the ids of the runs taken. A root whose canary fails is closed for this cycle.
+        Returns the ids of the runs taken. A root whose canary fails is closed for this cycle; where
+        the canary itself is kept after all, the next run of that root takes its place.
         """
-        canaries: dict[Place, Decision] = {}
-        for decision in plan.collect:
-            if decision.target and decision.target.root not in self._proved:
-                canaries.setdefault(decision.target.root, decision)
-        self._proved |= canaries.keys()
-        chosen = self._still_open(list(canaries.values()))
-        for decision in chosen:
-            if decision.target is not None:
-                self._remember(decision.target.root)
-        for decisions, is_giant in self._packed(chosen):
-            self._purge(decisions, is_giant=is_giant)
-        if chosen:
+        taken: set[str] = set()
+        while canaries := self._canaries(plan, taken):
+            taken |= {decision.candidate.id for decision in canaries.values()}
+            for root in canaries:
+                self._remember(root)
+            purged: set[str] = set()
+            for decisions, is_giant in self._packed(list(canaries.values())):
+                purged |= self._purge(decisions, is_giant=is_giant)
             self._sweep_due()
-        return {decision.candidate.id for decision in canaries.values()}
+            self._proved |= {r for r, d in canaries.items() if d.candidate.id in purged}
+        return taken
+
+    def _canaries(self, plan: Plan, taken: set[str]) -> dict[Place, Decision]:
+        """The next run of each root that is neither proved nor closed."""
+        found: dict[Place, Decision] = {}
+        for decision in plan.collect:
+            if decision.target is None or decision.candidate.id in taken:
+                continue
+            root = decision.target.root
+            if root not in self._proved and root not in self._closed:
+                found.setdefault(root, decision)
+        return {} if self.stop.is_set() else found
 
     def _remember(self, root: Place) -> None:
         """Remember a root's identity before the first row is purged that relies on it."""
@@ -200,8 +211,8 @@ class Collector:
                 self._keep(decision.candidate.id, closed)
         return standing
 
-    def _purge(self, decisions: Sequence[Decision], *, is_giant: bool) -> bool:
-        """Purge one batch; True if anything was."""
+    def _purge(self, decisions: Sequence[Decision], *, is_giant: bool) -> set[str]:
+        """Purge one batch; the ids of the runs that went."""
         by_id = {decision.candidate.id: decision for decision in decisions}
 
         def rejudge(conn: Connection, ids: Sequence[str]) -> Mapping[str, Keep]:
@@ -218,7 +229,7 @@ class Collector:
         self.tally.purged += len(done.ids)
         self.tally.rows += rows
         self.observer.purged(len(done.ids), rows)
-        return bool(done.ids)
+        return set(done.ids)
 
     def _on_disk(self, target: Target | None) -> Target | None:
         """The tree to journal: none below a root that is not there and need not be."""
@@ -230,12 +241,13 @@ class Collector:
 
     def _sweep_due(self) -> None:
         """Sweep all that is due now, page by page; the batch in hand is finished on a stop."""
-        after = 0
-        while page := self.store.due(self.store.now(), after=after, limit=SWEEP_PAGE):
-            self._sweep_page(page)
-            after = page[-1].id
-            if self.stop.is_set():
-                return
+        with self._sweeping:
+            after = 0
+            while page := self.store.due(self.store.now(), after=after, limit=SWEEP_PAGE):
+                self._sweep_page(page)
+                after = page[-1].id
+                if self.stop.is_set():
+                    return
 
     def _sweep_page(self, page: Sequence[Entry]) -> None:
         """Look at everything anew, delete what still may be deleted, settle what became of it."""

@@ -17,7 +17,7 @@ from gcd.artifacts.registry import Registry
 from gcd.errors import ArtifactError, BackendError, TransientArtifactError, UnsafeTarget
 from gcd.model import Candidate, KeepReason, Place, Probe, Root, Target, Usage
 from gcd.planning.gate import Gate
-from gcd.planning.guard import Scope, Site, layout_root, parse_place
+from gcd.planning.guard import Scope, Site, layout_root, nearest, parse_place
 from gcd.planning.holds import HoldIndex
 from gcd.planning.plan import Decision, Plan, make_plan
 from gcd.planning.policy import Keep, Policy, RunsOfLiveModels
@@ -55,6 +55,7 @@ class Survey:
         self.now = now
         self.settings = settings
         self.settings = replace(settings, scope=self._true_scope(settings.scope))
+        self._remembered = store.remembered_roots()
         self._sites: dict[str, Site | Keep] = {}
         self._probes: dict[Place, Probe] = {}
 
@@ -152,8 +153,8 @@ class Survey:
         if inside:
             entity, what = next(iter(inside.items()))
             return Keep(KeepReason.SHARED, f"it lies inside the files of {what} {entity}")
-        root = layout_root(true, experiment_id, self.settings.scope)
-        return Site(recorded, true, backend.storage_root(true, root))
+        root = backend.storage_root(true, layout_root(true, experiment_id, self.settings.scope))
+        return Site(recorded, true, nearest(root, true, self._remembered))
 
     def _roots(
         self, page: Sequence[Candidate], sites: Mapping[str, Site | Keep]

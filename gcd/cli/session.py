@@ -38,7 +38,7 @@ class Session:
     settings: Settings
 
     def survey(self, now: datetime) -> Survey:
-        """A survey as of `now`; nothing is read yet."""
+        """A survey as of `now`."""
         return Survey(self.store, self.registry, self.settings, now)
 
 

@@ -7,6 +7,7 @@ another entity; what it cannot tell it refuses.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from urllib.parse import quote, unquote
 
@@ -196,6 +197,23 @@ def layout_root(location: Place, experiment_id: str, scope: Scope) -> Place:
     if len(names) > 2 and names[-2] == "workspaces":
         names = names[:-2]
     return Place("file", "", "/" + "".join(name + "/" for name in names))
+
+
+def nearest(root: Place, location: Place, remembered: Collection[Place]) -> Place:
+    """The root, or one remembered that is nearer to the location.
+
+    Where a disk was once mounted below another root, its mount point stays a root of its own: while
+    the disk is away it is an empty folder, and what the other root holds says nothing about it.
+    """
+    path, found = root.path, root
+    if not contains(root, location):
+        return root
+    for name in location.path.removeprefix(root.path).split("/")[:-1]:
+        path += name + "/"
+        here = Place(root.scheme, root.authority, path)
+        if here in remembered:
+            found = here
+    return found
 
 
 def why_sacred(location: Place) -> str | None:

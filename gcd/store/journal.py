@@ -230,6 +230,12 @@ def known_roots(conn: Connection, probes: Mapping[Place, Probe], at_ms: int) -> 
     }
 
 
+def remembered_roots(conn: Connection) -> frozenset[Place]:
+    """The roots whose identity is known."""
+    query = sa.select(root.c.uri).where(root.c.identity.is_not(None))
+    return frozenset(parse_place(uri, NOWHERE) for uri in conn.execute(query).scalars())
+
+
 def backlog(conn: Connection, at_ms: int, *, with_stuck: bool = True) -> dict[str, int]:
     """Due entries that are not swept, by the key of their root."""
     waiting = sa.and_(journal.c.state == EntryState.PENDING.value, journal.c.due_ms <= at_ms)

@@ -204,7 +204,9 @@ def delete_slice(
             sa.text(f"DELETE FROM {table.name} WHERE {reference.column} = :run LIMIT {int(limit)}"),
             {"run": run},
         ).rowcount
-    row: sa.ColumnClause[Any] = sa.literal_column("ctid" if conn.dialect.name == "postgresql" else "rowid")
+    row: sa.ColumnClause[Any] = sa.literal_column(
+        "ctid" if conn.dialect.name == "postgresql" else "rowid"
+    )
     part = sa.select(row).select_from(table).where(mine).limit(limit)
     return conn.execute(table.delete().where(row.in_(part))).rowcount
 

@@ -365,6 +365,13 @@ class TrackingStore:
         with self.reading() as conn:
             return journal.known_roots(conn, probes, to_millis(now))
 
+    def remembered_roots(self) -> frozenset[Place]:
+        """The roots whose identity is known."""
+        if not self.has_own_tables:
+            return frozenset()
+        with self.reading() as conn:
+            return journal.remembered_roots(conn)
+
     def remember_root(self, place: Place, values: Mapping[str, Any]) -> None:
         """Write what is known of a root."""
 

@@ -142,6 +142,28 @@ def mounted(root: Path) -> Iterator[None]:
         subprocess.run(["umount", str(root)], check=True)
 
 
+def test_a_disk_once_mounted_below_a_root_is_missed_when_it_is_away(
+    public_store: RealStore,
+) -> None:
+    store = public_store
+    near, far = (store.experiment(n, (store.root / n).as_uri()) for n in ("1", "2"))
+    assert (near, far) == ("1", "2"), "MLflow's layout: the folder has the experiment's number"
+    (store.root / "2").mkdir()
+    with mounted(store.root / "2"):
+        early, late = store.run(far), store.run(far)
+        store.delete(early)
+        collect(store.uri)
+        assert not store.exists(early)
+    here = store.run(near)
+    store.delete(late, here)
+
+    done = collect(store.uri, expect=3)
+
+    assert "unreachable" in done.stdout
+    assert store.exists(late)
+    assert not store.exists(here)
+
+
 def test_an_unmounted_root_is_collected_where_the_operator_says_so(
     public_store: RealStore,
 ) -> None:

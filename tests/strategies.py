@@ -1,0 +1,181 @@
+"""What Hypothesis makes up: places, and small worlds that a plan has to be made for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from hypothesis import strategies as st
+
+from gcd.model import Candidate, Hold, KeepReason, Kind, Place, Probe, Reach, Root
+from gcd.planning.gate import Gate
+from gcd.planning.guard import Scope, Site, below, layout_root, own_names, parse_place
+from gcd.planning.policy import Keep, Policy, RunsOfLiveModels
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+TICK = timedelta(microseconds=1)
+AGES = (timedelta(0), timedelta(hours=1), timedelta(days=1), timedelta(days=30))
+
+# Places -----------------------------------------------------------------------------------------
+
+names = (
+    st.binary(min_size=1, max_size=8)
+    .map(lambda raw: raw.decode("utf-8", "surrogateescape"))
+    .filter(lambda name: name not in (".", "..") and "/" not in name and "\0" not in name)
+)
+"""Every name that a folder can have, those that are no UTF-8 included."""
+
+file_places = st.lists(names, max_size=4).map(
+    lambda parts: Place("file", "", "/" + "".join(part + "/" for part in parts))
+)
+object_places = st.builds(
+    Place,
+    st.sampled_from(["s3", "gs", "wasbs", "abfss", "sftp", "memory"]),
+    st.text("abc.-@", max_size=6),
+    st.lists(st.text(max_size=6).filter(lambda key: "\0" not in key and "/" not in key), max_size=4)
+    .map("/".join)
+    .map(lambda path: path and path + "/"),
+)
+places = file_places | object_places
+
+near_places = st.builds(
+    lambda store, parts: Place(*store, ("/" if store[0] == "file" else "") + "".join(parts)),
+    st.sampled_from([("file", ""), ("s3", "b"), ("s3a", "b"), ("s3", "b2")]),
+    st.lists(st.sampled_from(["1/", "10/", "1-/", "a/"]), max_size=4),
+)
+"""Places of which many are equal, contain one another, or only look as if they did."""
+
+# Worlds -----------------------------------------------------------------------------------------
+
+ATTIC = Place("file", "", "/attic/")
+SCOPE = Scope(
+    destination=Place("file", "", "/srv/artifacts/"), hosts=frozenset({"tracking"}), roots=(ATTIC,)
+)
+LOCATIONS: Mapping[str, str | None] = {
+    "1": "file:///data/mlruns/1",
+    "10": "/data/mlruns/10",
+    "2": "s3://bucket/team/2",
+    "3": "mlflow-artifacts:/3",
+    "4": "/home/somebody",
+    "5": "gs://bucket/5",
+    "6": None,
+}
+IDS = ("a" * 32, "a" * 32 + "0", "b" * 32, "m-" + "c" * 32, "m-" + "d" * 32)
+
+
+def made_sites() -> dict[str, Site | Keep]:
+    """The sites of all locations; for one of them there is no backend."""
+    sites: dict[str, Site | Keep] = {}
+    for experiment, location in LOCATIONS.items():
+        if location is not None:
+            place = parse_place(location, SCOPE)
+            sites[location] = Site(place, place, layout_root(place, experiment, SCOPE))
+    sites["gs://bucket/5"] = Keep(KeepReason.NO_BACKEND, "no library")
+    return sites
+
+
+SITES = made_sites()
+ROOTS = frozenset({site.root for site in SITES.values() if isinstance(site, Site)} | {ATTIC})
+
+times = st.sampled_from([age + shift for age in AGES for shift in (-TICK, timedelta(0), TICK)]).map(
+    lambda ago: NOW - ago
+)
+
+
+@st.composite
+def candidates(draw: st.DrawFn, entity: str) -> Candidate:
+    """A soft-deleted entity, often where MLflow puts it, sometimes anywhere."""
+    experiment = draw(st.sampled_from(sorted(LOCATIONS)))
+    location = LOCATIONS[experiment]
+    kind = Kind.LOGGED_MODEL if entity.startswith("m-") else Kind.RUN
+    tail = f"models/{entity}/artifacts" if kind is Kind.LOGGED_MODEL else f"{entity}/artifacts"
+    uri = draw(
+        st.sampled_from([f"{location}/{tail}"] * 3 + [None, f"/attic/{experiment}/{tail}"])
+        | st.sampled_from(["", "mlruns/x", "/attic", f"/data/mlruns/{tail}", f"ftp://x/{tail}"])
+    )
+    return Candidate(
+        kind=draw(st.sampled_from([kind] * 5 + [Kind.EXPERIMENT])),
+        id=entity,
+        experiment_id=experiment,
+        token="deleted@1",
+        deleted_at=draw(st.none() | times),
+        uri=uri,
+        location=location,
+        first_seen_at=draw(st.none() | times),
+        is_running=draw(st.sampled_from([False, False, True])),
+        last_active_at=draw(st.none() | times),
+        feeds=draw(st.sampled_from([None, None, "m-live"])),
+    )
+
+
+@st.composite
+def holds(draw: st.DrawFn, found: list[Candidate]) -> tuple[Hold, Place | None]:
+    """A hold on or near one of the candidates, or on its tree, with the place of its URI."""
+    each = draw(st.sampled_from(found))
+    hold = Hold(
+        reason=draw(
+            st.sampled_from([KeepReason.HELD, KeepReason.REGISTERED, KeepReason.SHARED]),
+        ),
+        because="somebody needs it",
+        entity_id=draw(st.sampled_from([None, None, each.id, f"experiment/{each.experiment_id}"])),
+        uri=draw(st.sampled_from([None, None, f"runs:/{each.id}/model", f"models:/{each.id}"])),
+        reach=draw(st.sampled_from(Reach)),
+        until=draw(st.sampled_from([None, NOW - TICK, NOW, NOW + TICK])),
+    )
+    site = SITES.get(each.location or "")
+    if not isinstance(site, Site) or each.kind is Kind.EXPERIMENT or hold.uri is not None:
+        return hold, None
+    tree = below(site.true, *own_names(each))
+    up = tree.path.removesuffix("artifacts/")
+    path = draw(st.sampled_from([tree.path, up, up + "artifacts0/", tree.path + "x/", "/", None]))
+    if path is None:
+        return hold, None
+    scheme = draw(st.sampled_from(["s3", "s3a"])) if tree.scheme == "s3" else tree.scheme
+    return hold, Place(scheme, tree.authority, path)
+
+
+@st.composite
+def roots(draw: st.DrawFn, place: Place) -> Root:
+    """What is known of a storage root: often that it is the right one, and healthy."""
+    if draw(st.booleans()):
+        return Root(place, Probe(is_there=True, is_named_found=True))
+    return Root(
+        place,
+        Probe(
+            is_there=draw(st.booleans()),
+            identity=draw(st.sampled_from([None, "disk", "other"])),
+            is_named_found=draw(st.booleans()),
+            problem=draw(st.sampled_from([None, None, "read-only"])),
+        ),
+        remembered_identity=draw(st.sampled_from([None, "disk"])),
+        is_accepted=draw(st.booleans()),
+        failures=draw(st.integers(0, 4)),
+        error=draw(st.sampled_from([None, "denied"])),
+        is_proved=draw(st.booleans()),
+        backlog=draw(st.integers(0, 3)),
+    )
+
+
+policies = st.builds(
+    Policy,
+    older_than=st.sampled_from(AGES),
+    runs_of_live_models=st.sampled_from(RunsOfLiveModels),
+)
+
+
+@st.composite
+def worlds(draw: st.DrawFn) -> dict[str, Any]:
+    """All that `make_plan` takes, by the names of its arguments; holds are not yet an index."""
+    entities = draw(st.lists(st.sampled_from(IDS), min_size=1, unique=True))
+    found = [draw(candidates(entity)) for entity in entities]
+    return {
+        "candidates": found,
+        "holds": draw(st.lists(holds(found), max_size=3)),
+        "sites": SITES,
+        "roots": {place: draw(roots(place)) for place in sorted(ROOTS, key=str)},
+        "policy": draw(policies),
+        "scope": SCOPE,
+        "gate": Gate(max_backlog=2, collect_absent=draw(st.booleans())),
+        "now": NOW,
+    }
