@@ -12,11 +12,15 @@ from enum import StrEnum
 
 
 class Kind(StrEnum):
-    """What MLflow can soft-delete and gcd can collect."""
+    """What gcd can collect: what MLflow soft-deletes, and what goes only with its experiment."""
 
     RUN = "run"
     LOGGED_MODEL = "logged_model"
     EXPERIMENT = "experiment"
+    TRACE = "trace"
+    """MLflow deletes traces at once; gcd collects those of a collected experiment."""
+    JOB = "job"
+    """A finished one, only where asked for."""
 
 
 class KeepReason(StrEnum):
@@ -30,10 +34,15 @@ class KeepReason(StrEnum):
     UNDATED = "undated"
     FROM_THE_FUTURE = "from_the_future"
     STILL_RUNNING = "still_running"
+    HAS_LIVE_CHILDREN = "has_live_children"
+    IN_USE = "in_use"
     UNSAFE_TARGET = "unsafe_target"
     NO_BACKEND = "no_backend"
     UNREACHABLE = "unreachable"
     ROOT_UNHEALTHY = "root_unhealthy"
+    DEFAULT_EXPERIMENT = "default_experiment"
+    EXCLUDED = "excluded"
+    OVER_QUOTA = "over_quota"
     RESTORED = "restored"
     UNKNOWN_REFERENCE = "unknown_reference"
 
@@ -53,8 +62,19 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
+class Contents:
+    """What is in a deleted experiment, as far as it speaks against collecting it."""
+
+    live_runs: int = 0
+    live_model: str | None = None
+    """A logged model in it that something live outside uses."""
+    guarding: str | None = None
+    """A scorer in it that guards a live gateway endpoint."""
+
+
+@dataclass(frozen=True, slots=True)
 class Candidate:
-    """A soft-deleted entity that may be collected.
+    """An entity that may be collected.
 
     `token` is its stage and stamp as the store saw them: a restore or a second deletion changes
     it. `deleted_at` is None where MLflow left no usable stamp; `first_seen_at` is when gcd first
@@ -74,6 +94,14 @@ class Candidate:
     last_active_at: datetime | None = None
     feeds: str | None = None
     """A live logged model that this run's metrics belong to."""
+    archive_uri: str | None = None
+    """A second tree, where MLflow put a trace's payload when it archived it."""
+    experiment: str | None = None
+    """The name of its experiment."""
+    own_age: str | None = None
+    """The tag `gcd.older_than` of its experiment, as it was written."""
+    contents: Contents | None = None
+    """Of an experiment."""
 
 
 class Reach(StrEnum):
@@ -93,6 +121,7 @@ class Hold:
     because: str
     """For people: "version 3 of classifier", "tag gcd.hold on the run"."""
     entity_id: str | None = None
+    """A run's or a logged model's id, or "experiment/<id>"."""
     uri: str | None = None
     reach: Reach = Reach.OVERLAP
     until: datetime | None = None

@@ -36,7 +36,7 @@ SYSTEM = frozenset(
 )
 USER_SPACE = ("usr", "local")
 HOMES = frozenset({"home", "Users"})
-FOLDERS = {Kind.RUN: (), Kind.LOGGED_MODEL: ("models",)}
+FOLDERS = {Kind.RUN: (), Kind.LOGGED_MODEL: ("models",), Kind.TRACE: ("traces",)}
 """The folders between an experiment's location and the folder that is named by the entity's id."""
 
 
@@ -235,21 +235,32 @@ def why_sacred(location: Place) -> str | None:
 # -- targets -------------------------------------------------------------------------------------
 
 
-def make_target(candidate: Candidate, site: Site, scope: Scope) -> Target:
-    """The tree that belongs to a candidate: it carries the candidate's id, at its experiment's place.
+def make_targets(candidate: Candidate, site: Site, scope: Scope) -> tuple[Target, ...]:
+    """The trees that belong to a candidate: each carries its id, at its experiment's place.
 
-    Without a recorded URI it is where MLflow puts it. Raises UnsafeTarget, UnknownScheme.
+    Without a recorded URI the tree is where MLflow puts it. An experiment has its folder, which is
+    only ever removed when it is empty. Raises UnsafeTarget, UnknownScheme.
     """
+    if candidate.kind is Kind.EXPERIMENT:
+        return folder_of(site, scope)
+    uris = [candidate.uri] + ([candidate.archive_uri] if candidate.archive_uri else [])
+    return tuple(make_target(candidate, uri, site, scope) for uri in uris)
+
+
+def folder_of(site: Site, scope: Scope) -> tuple[Target, ...]:
+    """An experiment's folder, none where that is a storage root itself or too general a place."""
+    refuse_sacred(site, scope)
+    is_below = contains(site.root, site.true) and site.true != site.root
+    return (Target(site.true, site.root),) if is_below else ()
+
+
+def make_target(candidate: Candidate, uri: str | None, site: Site, scope: Scope) -> Target:
+    """The tree that a URI of the candidate names. Raises UnsafeTarget, UnknownScheme."""
     names = own_names(candidate)
     home = below(site.recorded, *names)
-    place = home if candidate.uri is None else parse_place(candidate.uri, scope)
+    place = home if uri is None else parse_place(uri, scope)
     if place == home:
-        sacred = why_sacred(site.true)
-        if sacred and not any(contains(root, site.true) for root in scope.roots):
-            raise UnsafeTarget(
-                f"its experiment's location is {place_uri(site.true)}: {sacred}",
-                hint="artifacts.roots allows it",
-            )
+        refuse_sacred(site, scope)
         return checked(Target(below(site.true, *names), site.root))
     suffix = "/" + "/".join(names) + "/"
     roots = [root for root in scope.roots if contains(root, place)]
@@ -259,6 +270,16 @@ def make_target(candidate: Candidate, site: Site, scope: Scope) -> Target:
         f"its artifact URI {place_uri(place)} is not {place_uri(home)}",
         hint="artifacts.roots allows more places for trees that carry the right id",
     )
+
+
+def refuse_sacred(site: Site, scope: Scope) -> None:
+    """UnsafeTarget where the experiment's location is too general to delete below."""
+    sacred = why_sacred(site.true)
+    if sacred and not any(contains(root, site.true) for root in scope.roots):
+        raise UnsafeTarget(
+            f"its experiment's location is {place_uri(site.true)}: {sacred}",
+            hint="artifacts.roots allows it",
+        )
 
 
 def own_names(candidate: Candidate) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 
 from gcd.model import Candidate, Hold, KeepReason, Place, Reach
@@ -58,6 +58,10 @@ class HoldIndex:
     def on(self, entity_id: str) -> Hold | None:
         """What holds an entity by its id."""
         return self._entities.get(entity_id)
+
+    def ids(self) -> Iterator[str]:
+        """Every id that something holds, in whatever form it was written."""
+        return iter(self._entities)
 
     def on_candidate(self, candidate: Candidate) -> Hold | None:
         """What holds a candidate by its id, or by its experiment's."""

@@ -10,26 +10,31 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from gcd.errors import BackendError, GcdError, UnsafeTarget
-from gcd.model import Candidate, KeepReason, Place, Root, Target
+from gcd.model import Candidate, KeepReason, Kind, Place, Root, Target
 from gcd.planning.gate import Gate, check_root
-from gcd.planning.guard import Scope, Site, make_target
+from gcd.planning.guard import Scope, Site, make_targets
 from gcd.planning.holds import HoldIndex
-from gcd.planning.policy import Keep, Policy, judge
+from gcd.planning.policy import Keep, Policy, judge, judge_member
 
 PRECEDENCE = (
+    KeepReason.DEFAULT_EXPERIMENT,
+    KeepReason.EXCLUDED,
     KeepReason.HELD,
     KeepReason.REGISTERED,
+    KeepReason.IN_USE,
     KeepReason.SHARED,
     KeepReason.FEEDS_LIVE_MODEL,
     KeepReason.STILL_RUNNING,
     KeepReason.UNDATED,
     KeepReason.FROM_THE_FUTURE,
     KeepReason.TOO_YOUNG,
+    KeepReason.HAS_LIVE_CHILDREN,
     KeepReason.UNSAFE_TARGET,
     KeepReason.NO_BACKEND,
     KeepReason.UNREACHABLE,
     KeepReason.ROOT_UNHEALTHY,
     KeepReason.UNKNOWN_REFERENCE,
+    KeepReason.OVER_QUOTA,
     KeepReason.RESTORED,
 )
 """The order in which the reasons of one candidate are told: what people decided comes first."""
@@ -41,7 +46,7 @@ class Decision:
 
     candidate: Candidate
     keep: tuple[Keep, ...]
-    target: Target | None
+    targets: tuple[Target, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,66 +69,72 @@ class Plan:
         return Plan(collect, self.keep + kept)
 
 
-def make_plan(
-    candidates: Iterable[Candidate],
-    holds: HoldIndex,
-    sites: Mapping[str, Site | Keep],
-    roots: Mapping[Place, Root],
-    policy: Policy,
-    scope: Scope,
-    gate: Gate,
-    now: datetime,
-) -> Plan:
-    """Decide on a page of candidates, each by itself; their order stays.
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known when a page is decided on, as of `now`."""
 
-    `sites` has each recorded artifact location of an experiment, or why it cannot be used.
-    """
-    decisions = [
-        decide(candidate, holds, sites, roots, policy, scope, gate, now) for candidate in candidates
-    ]
+    holds: HoldIndex
+    targets: Mapping[str, tuple[Target, ...] | Keep]
+    """Each candidate's trees by its id, or why it has none that may be deleted; see `locate`."""
+    roots: Mapping[Place, Root]
+    """The storage root of each of those trees."""
+    policy: Policy
+    gate: Gate
+    now: datetime
+    are_members: bool = False
+    """The candidates go with their experiments, whose state was judged instead."""
+
+
+def make_plan(candidates: Iterable[Candidate], facts: Facts) -> Plan:
+    """Decide on a page of candidates, each by itself; their order stays."""
+    decisions = [decide(candidate, facts) for candidate in candidates]
     return Plan(
         collect=tuple(decision for decision in decisions if not decision.keep),
         keep=tuple(decision for decision in decisions if decision.keep),
     )
 
 
-def decide(
-    candidate: Candidate,
-    holds: HoldIndex,
-    sites: Mapping[str, Site | Keep],
-    roots: Mapping[Place, Root],
-    policy: Policy,
-    scope: Scope,
-    gate: Gate,
-    now: datetime,
-) -> Decision:
-    """All that speaks against collecting one candidate, and its tree."""
-    keeps = list(judge(candidate, policy, now))
-    held = holds.on_candidate(candidate)
+def decide(candidate: Candidate, facts: Facts) -> Decision:
+    """All that speaks against collecting one candidate, and its trees."""
+    judged = judge_member if facts.are_members else judge
+    keeps = list(judged(candidate, facts.policy, facts.now))
+    held = facts.holds.on_candidate(candidate)
     if held is not None:
         keeps.append(Keep(held.reason, held.because))
-    target = locate(candidate, sites, scope)
-    if isinstance(target, Keep):
-        keeps.append(target)
-        return Decision(candidate, ranked(keeps), None)
-    over = holds.over(target.place)
+    targets = facts.targets[candidate.id]
+    if isinstance(targets, Keep):
+        return Decision(candidate, ranked([*keeps, targets]))
+    keeps += [keep for target in targets for keep in against(candidate, target, facts)]
+    return Decision(candidate, ranked(keeps), targets)
+
+
+def against(candidate: Candidate, target: Target, facts: Facts) -> Iterable[Keep]:
+    """What speaks against deleting one tree: something live there, or its storage root."""
+    # An experiment's folder is only removed when it is empty: nothing in it can be lost.
+    over = None if candidate.kind is Kind.EXPERIMENT else facts.holds.over(target.place)
     if over is not None:
-        keeps.append(Keep(over.reason, over.because))
-    unfit = check_root(roots[target.root], gate)
+        yield Keep(over.reason, over.because)
+    unfit = check_root(facts.roots[target.root], facts.gate)
     if unfit is not None:
-        keeps.append(unfit)
-    return Decision(candidate, ranked(keeps), target)
+        yield unfit
 
 
-def locate(candidate: Candidate, sites: Mapping[str, Site | Keep], scope: Scope) -> Target | Keep:
-    """The candidate's tree, or why it has none that may be deleted."""
+def locate(
+    candidate: Candidate, sites: Mapping[str, Site | Keep], scope: Scope
+) -> tuple[Target, ...] | Keep:
+    """The candidate's trees, or why it has none that may be deleted.
+
+    `sites` has each recorded artifact location of an experiment, or why it cannot be used.
+    """
+    if candidate.kind is Kind.JOB:
+        return ()
     if candidate.location is None:
         return Keep(KeepReason.UNSAFE_TARGET, "its experiment has no artifact location")
     site = sites[candidate.location]
     if isinstance(site, Keep):
         return site
     try:
-        return make_target(candidate, site, scope)
+        return make_targets(candidate, site, scope)
     except UnsafeTarget as error:
         return Keep(KeepReason.UNSAFE_TARGET, sentence(error))
     except BackendError as error:

@@ -47,33 +47,40 @@ NOWHERE = Scope(destination=None, hosts=frozenset(), roots=())
 def record(
     conn: Connection,
     cycle: int,
-    doomed: Iterable[tuple[Candidate, Target | None]],
+    doomed: Iterable[tuple[Candidate, tuple[Target, ...]]],
     *,
     rows_left: int,
     at_ms: int,
 ) -> None:
-    """Write the entries of a batch, in the transaction that purges it."""
-    rows = []
-    for candidate, target in doomed:
-        root_uri = place_uri(target.root) if target else None
-        rows.append(
-            {
-                "cycle": cycle,
-                "kind": candidate.kind.value,
-                "entity_id": candidate.id,
-                "experiment_id": candidate.experiment_id,
-                "target": place_uri(target.place) if target else None,
-                "root": root_uri,
-                "root_id": root_key(root_uri) if root_uri else None,
-                "state": EntryState.PENDING.value,
-                "attempts": 0,
-                "rows_left": rows_left,
-                "looks": 0,
-                "purged_ms": at_ms,
-                "due_ms": at_ms,
-            }
-        )
+    """Write the entries of a batch, one a tree, in the transaction that purges it."""
+    rows = [
+        entry_row(cycle, candidate, target, rows_left=0 if number else rows_left, at_ms=at_ms)
+        for candidate, targets in doomed
+        for number, target in enumerate(targets or (None,))
+    ]
     conn.execute(journal.insert(), rows)
+
+
+def entry_row(
+    cycle: int, candidate: Candidate, target: Target | None, *, rows_left: int, at_ms: int
+) -> dict[str, Any]:
+    """The columns of a new entry."""
+    root_uri = place_uri(target.root) if target else None
+    return {
+        "cycle": cycle,
+        "kind": candidate.kind.value,
+        "entity_id": candidate.id,
+        "experiment_id": candidate.experiment_id,
+        "target": place_uri(target.place) if target else None,
+        "root": root_uri,
+        "root_id": root_key(root_uri) if root_uri else None,
+        "state": EntryState.PENDING.value,
+        "attempts": 0,
+        "rows_left": rows_left,
+        "looks": 0,
+        "purged_ms": at_ms,
+        "due_ms": at_ms,
+    }
 
 
 def root_key(uri: str) -> str:

@@ -1,36 +1,55 @@
-"""Every DELETE and UPDATE on MLflow's tables: children first, bounded, judged again under the lock.
+"""The purge of one batch: lock, judge again, journal and delete, in one transaction.
 
 It must never touch a row of an entity that is not locked, confirmed and journalled in the same
-transaction, and never rely on the database's own cascades.
+transaction.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
-from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from gcd.errors import StoreRefused
-from gcd.model import Candidate, KeepReason, Target
+from gcd.model import Candidate, KeepReason, Kind, Target
 from gcd.planning.policy import Keep
 from gcd.store import journal
+from gcd.store.eraser import Eraser, Id
+from gcd.store.handover import hand_over
 from gcd.store.lease import Lease
-from gcd.store.read import DELETED, token
-from gcd.store.schema import INPUT_ROLES, UNBOUNDED, Action, Reference, Schema
-
-REDACTED_RUN = "REDACTED-RUN-ID"
-"""What MLflow itself writes when a model version is deleted."""
-
-SLICE = 1000
-"""Ids in one IN list: below every database's limit on parameters."""
+from gcd.store.read import native, token
+from gcd.store.references import ENTITY_TABLES, FINISHED_JOBS, Action
+from gcd.store.schema import Schema
 
 Rejudge = Callable[[Connection, Sequence[str]], Mapping[str, Keep]]
 """Given the open transaction and the ids locked in it: those to keep after all, and why."""
+
+CHANGED = Keep(
+    KeepReason.RESTORED, "restored, deleted again or purged by somebody else since it was judged"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """An entity to purge with its trees."""
+
+    candidate: Candidate
+    targets: tuple[Target, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Entities of one kind to purge in one transaction."""
+
+    cycle: int
+    kind: Kind
+    items: tuple[Item, ...]
+    within: Mapping[str, Candidate] = field(default_factory=dict)
+    """Experiments by id that go as a whole: each is locked first, and must be as it was judged."""
+    is_giant: bool = False
+    """One entity whose own row goes first and whose children follow in chunks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,239 +61,115 @@ class Purged:
     kept: Mapping[str, Keep] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Runs to purge in one transaction, each with its tree."""
-
-    cycle: int
-    runs: tuple[tuple[Candidate, Target | None], ...]
-    is_giant: bool = False
-    """One run whose own row goes first and whose children follow in chunks."""
-
-
-def row_counts(conn: Connection, schema: Schema, ids: Sequence[str]) -> dict[str, int]:
-    """How many rows hang on each run in the tables that have no bound, for packing batches."""
+def row_counts(
+    conn: Connection, schema: Schema, kind: Kind, ids: Sequence[str]
+) -> dict[str, int]:
+    """How many rows hang on each entity in the tables that have no bound, for packing batches."""
     counts = dict.fromkeys(ids, 1)
-    for reference in schema.references(scanned=False):
-        if reference.table not in UNBOUNDED:
+    for reference in schema.references(ENTITY_TABLES[kind], scanned=False):
+        is_bulk = kind is Kind.EXPERIMENT and reference.table in ("trace_info", "spans")
+        if not ids or not (reference.is_unbounded or is_bulk):
             continue
         column = schema.table(reference.table).c[reference.column]
-        query = sa.select(column, sa.func.count()).where(column.in_(ids)).group_by(column)
-        for run, rows in conn.execute(query):
-            counts[run] = counts.get(run, 0) + rows
+        query = sa.select(column, sa.func.count()).where(column.in_(native(kind, ids)))
+        for entity, rows in conn.execute(query.group_by(column)):
+            counts[str(entity)] = counts.get(str(entity), 0) + rows
     return counts
 
 
 def purge(
-    conn: Connection, schema: Schema, lease: Lease, batch: Batch, rejudge: Rejudge, at_ms: int
+    eraser: Eraser, lease: Lease, batch: Batch, rejudge: Rejudge, at_ms: int
 ) -> Purged:
     """Lock, judge again, journal and delete one batch, inside the caller's write transaction.
 
-    Whoever restored or deleted a run again before the lock wins: it is dropped with its reason.
+    Whoever restored or deleted an entity again before the lock wins: it is dropped with its reason.
     """
-    wanted = {candidate.id: (candidate, target) for candidate, target in batch.runs}
-    locked = lock_runs(conn, schema, list(wanted))
+    conn, schema = eraser.conn, eraser.schema
+    wanted = {item.candidate.id: item for item in batch.items}
+    parents = lock(conn, schema, Kind.EXPERIMENT, list(batch.within))
+    locked = lock(conn, schema, batch.kind, list(wanted))
     lease.confirm(conn)
-    kept = changed(wanted, locked)
-    standing = [run for run in wanted if run not in kept]
+    kept = {
+        entity: CHANGED
+        for entity, item in wanted.items()
+        if locked.get(entity) != item.candidate.token or not stands(item, batch, parents)
+    }
+    standing = [entity for entity in wanted if entity not in kept]
     kept.update(rejudge(conn, standing) if standing else {})
-    doomed = [wanted[run] for run in standing if run not in kept]
+    doomed = [wanted[entity] for entity in standing if entity not in kept]
     if not doomed:
         return Purged(kept=kept)
-    ids = tuple(candidate.id for candidate, _ in doomed)
+    ids = [item.candidate.id for item in doomed]
     left = journal.CHILDREN_LEFT if batch.is_giant else journal.REFERENCES_LEFT
-    journal.record(conn, batch.cycle, doomed, rows_left=left, at_ms=at_ms)
-    rows = 0 if batch.is_giant else delete_children(conn, schema, ids)
-    clear_pointers(conn, schema, ids)
-    return Purged(ids, rows + delete_runs(conn, schema, ids), kept)
+    entries = [(item.candidate, item.targets) for item in doomed]
+    journal.record(conn, batch.cycle, entries, rows_left=left, at_ms=at_ms)
+    rows = delete(eraser, batch.kind, ids, is_giant=batch.is_giant)
+    return Purged(tuple(ids), rows, kept)
 
 
-def lock_runs(conn: Connection, schema: Schema, ids: Sequence[str]) -> dict[str, str]:
-    """Lock the runs in id order and return the token of each that is there and deleted."""
-    runs = schema.table("runs")
-    stamp = runs.c.deleted_time if schema.has("runs", "deleted_time") else sa.null()
+def stands(item: Item, batch: Batch, parents: Mapping[str, str]) -> bool:
+    """Whether the experiment that an entity goes with is still as it was judged."""
+    parent = batch.within.get(item.candidate.experiment_id)
+    return not batch.within or (
+        parent is not None and parents.get(parent.id) == parent.token
+    )
+
+
+def lock(conn: Connection, schema: Schema, kind: Kind, ids: Sequence[str]) -> dict[str, str]:
+    """Lock entities in the order of their ids and return the token of each that is there."""
+    if not ids:
+        return {}
+    table, key = schema.table(ENTITY_TABLES[kind]), schema.key(kind)
     query = (
-        sa.select(runs.c.run_uuid, runs.c.lifecycle_stage, stamp)
-        .where(runs.c.run_uuid.in_(ids))
-        .order_by(runs.c.run_uuid)
+        sa.select(key, stage(schema, kind), schema.stamp(kind))
+        .select_from(table)
+        .where(key.in_(native(kind, ids)))
+        .order_by(key)
         .with_for_update()
     )
-    rows = conn.execute(query).all()
-    return {run: token(stage, at) for run, stage, at in rows if stage == DELETED}
+    return {str(entity): token(found, at) for entity, found, at in conn.execute(query)}
 
 
-def changed(
-    wanted: Mapping[str, tuple[Candidate, Target | None]], locked: Mapping[str, str]
-) -> dict[str, Keep]:
-    """The runs that are not as they were when they were judged."""
-    detail = "restored, deleted again or purged by somebody else since it was judged"
-    return {
-        run: Keep(KeepReason.RESTORED, detail)
-        for run, (candidate, _) in wanted.items()
-        if locked.get(run) != candidate.token
-    }
+def stage(schema: Schema, kind: Kind) -> sa.ColumnElement[object]:
+    """The column that tells an entity's state: its stage, or a job's status."""
+    table = schema.table(ENTITY_TABLES[kind])
+    if kind is Kind.JOB:
+        return sa.cast(table.c.status, sa.String(16))
+    has_stage = "lifecycle_stage" in table.c
+    return table.c.lifecycle_stage if has_stage else sa.null()
 
 
-def delete_children(conn: Connection, schema: Schema, ids: Sequence[str]) -> int:
-    """Delete every row that exists only for these runs and that an index finds."""
-    rows = delete_inputs(conn, schema, ids)
-    for reference in schema.references(scanned=False):
-        if reference.action is Action.DELETE:
-            rows += conn.execute(
-                schema.table(reference.table).delete().where(*matching(schema, reference, ids))
-            ).rowcount
-    return rows
-
-
-def matching(
-    schema: Schema, reference: Reference, ids: Sequence[str]
-) -> list[sa.ColumnElement[bool]]:
-    """The condition that finds the rows which refer to the runs in this way."""
-    table = schema.table(reference.table)
-    fixed = [table.c[column] == value for column, value in reference.where]
-    return [*fixed, table.c[reference.column].in_(ids)]
-
-
-def delete_inputs(conn: Connection, schema: Schema, ids: Sequence[str]) -> int:
-    """Delete inputs and outputs of the runs; their tags first, which are found through them."""
-    if not schema.has("inputs", "destination_id", "source_id"):
-        return 0
-    inputs, rows = schema.table("inputs"), 0
-    for role, column, values in INPUT_ROLES:
-        mine = sa.and_(inputs.c[role].in_(values), inputs.c[column].in_(ids))
-        if schema.has("input_tags", "input_uuid"):
-            tags = schema.table("input_tags")
-            found = conn.execute(sa.select(inputs.c.input_uuid).where(mine)).scalars().all()
-            for part in slices(found):
-                rows += conn.execute(tags.delete().where(tags.c.input_uuid.in_(part))).rowcount
-        rows += conn.execute(inputs.delete().where(mine)).rowcount
-    return rows
-
-
-def clear_pointers(conn: Connection, schema: Schema, ids: Sequence[str]) -> None:
-    """Empty the pointers to the runs in rows that belong to something else."""
-    for reference in schema.references(scanned=False):
-        if reference.action is Action.CLEAR:
-            table = schema.table(reference.table)
-            conn.execute(
-                table.update()
-                .where(*matching(schema, reference, ids))
-                .values({reference.column: None})
-            )
-
-
-def delete_runs(conn: Connection, schema: Schema, ids: Sequence[str]) -> int:
-    """Delete the rows of the runs themselves, all of them or none."""
-    runs = schema.table("runs")
-    gone = conn.execute(
-        runs.delete().where(runs.c.run_uuid.in_(ids), runs.c.lifecycle_stage == DELETED)
-    ).rowcount
+def delete(eraser: Eraser, kind: Kind, ids: Sequence[str], *, is_giant: bool) -> int:
+    """Delete the entities' rows: what belongs to them first, but for a giant; how many went."""
+    table, keys = ENTITY_TABLES[kind], native(kind, ids)
+    rows = 0
+    if is_giant:
+        eraser.export_belongings(table, keys)
+        clear_pointers(eraser, table, keys)
+    else:
+        rows += eraser.delete_belongings(table, keys)
+    if kind is Kind.EXPERIMENT:
+        rows += sum(hand_over(eraser, int(each)) for each in keys)
+    gone = eraser.delete(table, eraser.schema.key(kind).in_(keys), *guards(eraser.schema, kind))
     if gone != len(ids):
         raise StoreRefused(
-            f"{gone} of {len(ids)} locked runs could be deleted; the batch was rolled back",
-            hint="is there a trigger, a rule or a row policy on the table runs?",
+            f"{gone} of {len(ids)} locked rows of {table} could be deleted; the batch was rolled back",
+            hint=f"is there a trigger, a rule or a row policy on the table {table}?",
         )
-    return gone
+    return rows + gone
 
 
-# -- rows still to delete ------------------------------------------------------------------------
+def guards(schema: Schema, kind: Kind) -> list[sa.ColumnElement[bool]]:
+    """What the DELETE itself demands once more, whatever its caller was told."""
+    if kind is Kind.JOB:
+        return [schema.table("jobs").c.status.in_(FINISHED_JOBS)]
+    if kind in (Kind.RUN, Kind.EXPERIMENT):
+        return [schema.table(ENTITY_TABLES[kind]).c.lifecycle_stage == "deleted"]
+    return []
 
 
-def delete_some_children(conn: Connection, schema: Schema, run: str, limit: int) -> int:
-    """Delete at most `limit` rows of a giant run whose own row is gone; 0 when nothing is left.
-
-    Raises nothing if the run is back: the caller has to look first.
-    """
-    for reference in schema.references(scanned=False):
-        if reference.action is Action.DELETE and reference.table in UNBOUNDED:
-            gone = delete_slice(conn, schema, reference, run, limit)
-            if gone:
-                return gone
-    return delete_children(conn, schema, [run])
-
-
-def delete_slice(
-    conn: Connection, schema: Schema, reference: Reference, run: str, limit: int
-) -> int:
-    """Delete at most `limit` rows of one table that refer to the run."""
-    table = schema.table(reference.table)
-    mine = table.c[reference.column] == run
-    if conn.dialect.name in ("mysql", "mariadb"):
-        return conn.execute(
-            sa.text(f"DELETE FROM {table.name} WHERE {reference.column} = :run LIMIT {int(limit)}"),
-            {"run": run},
-        ).rowcount
-    row: sa.ColumnClause[Any] = sa.literal_column(
-        "ctid" if conn.dialect.name == "postgresql" else "rowid"
-    )
-    part = sa.select(row).select_from(table).where(mine).limit(limit)
-    return conn.execute(table.delete().where(row.in_(part))).rowcount
-
-
-def scanned_rows(
-    conn: Connection, schema: Schema, reference: Reference, ids: set[str]
-) -> Iterator[dict[str, Any]]:
-    """The rows that refer to one of the runs by a column that no index serves: their columns."""
-    table = schema.table(reference.table)
-    column = table.c[reference.column]
-    query = sa.select(table).where(*(table.c[c] == value for c, value in reference.where))
-    if reference.member:
-        query = query.where(column.like(f"%{reference.member}%"))
-    options = {"yield_per": SLICE}
-    with conn.execute(query, execution_options=options) as rows:
-        for row in rows.mappings():
-            if ids.intersection(named(row[reference.column], reference)):
-                yield dict(row)
-
-
-def named(value: Any, reference: Reference) -> list[str]:
-    """The ids in the column of a row that refers in this way."""
-    if value is None:
-        return []
-    if reference.action is Action.UNLIST:
-        return [part.strip() for part in str(value).split(",")]
-    if not reference.member:
-        return [str(value)]
-    try:
-        found = (value if isinstance(value, dict) else json.loads(value)).get(reference.member)
-    except (ValueError, AttributeError):
-        return []
-    return [] if found is None else [str(found)]
-
-
-KEYS = {
-    "assessments": ("assessment_id",),
-    "trace_request_metadata": ("key", "request_id"),
-    "model_versions": ("workspace", "name", "version"),
-    "registered_model_tags": ("workspace", "key", "name"),
-    "model_version_tags": ("workspace", "key", "name", "version"),
-}
-
-
-def settle_row(
-    conn: Connection, schema: Schema, reference: Reference, row: Mapping[str, Any], ids: set[str]
-) -> int:
-    """Do with one scanned row what its reference says, if it is still as it was read."""
-    table = schema.table(reference.table)
-    keys = [name for name in KEYS[reference.table] if schema.has(reference.table, name)]
-    same = [table.c[name] == row[name] for name in keys]
-    same.append(table.c[reference.column] == row[reference.column])
-    if reference.action in (Action.DELETE, Action.DELETE_IF_MEMBER):
-        return conn.execute(table.delete().where(*same)).rowcount
-    old = str(row[reference.column])
-    new = REDACTED_RUN if reference.action is Action.REDACT else unlisted(old, ids)
-    return conn.execute(table.update().where(*same).values({reference.column: new})).rowcount
-
-
-def unlisted(text: str, ids: set[str]) -> str:
-    """A comma-separated list without the ids, framed by commas as it was."""
-    kept = [part for part in text.split(",") if part.strip() and part.strip() not in ids]
-    joined = ",".join(kept)
-    return f",{joined}," if kept and text.startswith(",") else joined
-
-
-def slices(values: Sequence[str]) -> Iterable[Sequence[str]]:
-    """The values in parts that fit an IN list."""
-    iterator = iter(values)
-    while part := list(islice(iterator, SLICE)):
-        yield part
+def clear_pointers(eraser: Eraser, table: str, keys: Sequence[Id]) -> None:
+    """Empty the pointers to a giant now; what belongs to it goes later."""
+    for reference in eraser.schema.references(table, scanned=False):
+        if reference.action is Action.CLEAR:
+            eraser.clear(reference, keys)

@@ -1,13 +1,12 @@
-"""What hangs on what in MLflow's schema, and whether gcd knows all of it in the live database.
+"""Whether gcd knows all of what hangs on what in the live database.
 
-It must never guess: a table or a trigger on what would be purged that is not in its table is refused.
+It must never guess: a table or a trigger on what would be purged that it does not know is refused.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import StrEnum
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -15,102 +14,7 @@ from sqlalchemy.engine import Connection
 from gcd.errors import SchemaUnsupported, StoreRefused
 from gcd.model import Kind
 from gcd.store.catalogue import Catalogue, ForeignKey, read_catalogue
-
-
-class Action(StrEnum):
-    """What happens to the row that holds a reference to a purged entity."""
-
-    DELETE = "delete"
-    """The row exists only to describe the entity or to link it."""
-    CLEAR = "clear"
-    """The row is somebody else's; the pointer in it becomes NULL."""
-    REDACT = "redact"
-    """As MLflow does when a model version is deleted."""
-    UNLIST = "unlist"
-    """The column is a comma-separated list; the id is taken out of it."""
-    DELETE_IF_MEMBER = "delete_if_member"
-    """The column is a JSON object; the row goes if its member `member` is the id."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reference:
-    """One way in which a row refers to an entity, with or without a foreign key.
-
-    `is_scanned` references have no index that serves them: they are looked for once a cycle in one
-    pass over the table, after the purge, rather than once a batch under its locks.
-    """
-
-    table: str
-    column: str
-    action: Action
-    meaning: str
-    where: tuple[tuple[str, str], ...] = ()
-    is_scanned: bool = False
-    member: str = ""
-
-
-_SOURCE_RUN = "mlflow.assessment.sourceRunId"
-_PROMPT_RUNS = (("key", "mlflow.prompt.associatedRunIds"),)
-
-RUN_REFERENCES: tuple[Reference, ...] = (
-    Reference("metrics", "run_uuid", Action.DELETE, "every value of every metric"),
-    Reference("latest_metrics", "run_uuid", Action.DELETE, "the last value of every metric"),
-    Reference("params", "run_uuid", Action.DELETE, "its parameters"),
-    Reference("tags", "run_uuid", Action.DELETE, "its tags"),
-    Reference("logged_model_metrics", "run_id", Action.DELETE, "metrics it measured of a model"),
-    Reference(
-        "entity_associations", "source_id", Action.DELETE, "its links", (("source_type", "run"),)
-    ),
-    Reference(
-        "entity_associations",
-        "destination_id",
-        Action.DELETE,
-        "links to it",
-        (("destination_type", "run"),),
-    ),
-    Reference("issues", "source_run_id", Action.CLEAR, "issues found by it"),
-    Reference("assessments", "run_id", Action.CLEAR, "assessments made in it"),
-    Reference(
-        "assessments",
-        "assessment_metadata",
-        Action.DELETE_IF_MEMBER,
-        "assessments it is the source of; MLflow deletes them with the run, later ones escape it",
-        is_scanned=True,
-        member=_SOURCE_RUN,
-    ),
-    Reference(
-        "trace_request_metadata",
-        "value",
-        Action.DELETE,
-        "the mark that a trace was made in it; the trace stays",
-        (("key", "mlflow.sourceRun"),),
-        is_scanned=True,
-    ),
-    Reference(
-        "model_versions",
-        "run_id",
-        Action.REDACT,
-        "deleted model versions made from it",
-        (("current_stage", "Deleted_Internal"),),
-        is_scanned=True,
-    ),
-    Reference("registered_model_tags", "value", Action.UNLIST, "prompts used", _PROMPT_RUNS, True),
-    Reference("model_version_tags", "value", Action.UNLIST, "prompts used", _PROMPT_RUNS, True),
-)
-"""All that refers to a run, inputs apart (they have a table of tags of their own; see purge).
-
-Left as they are, by design: `tags` mlflow.parentRunId and `logged_models.source_run_id`, rows of
-other entities that merely name the run; and every mention in free text.
-"""
-
-INPUT_ROLES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
-    ("destination_type", "destination_id", ("RUN",)),
-    ("source_type", "source_id", ("RUN_INPUT", "RUN_OUTPUT")),
-)
-"""How a row of `inputs` names a run: as what a dataset went into, or as what used or made a model."""
-
-UNBOUNDED = ("metrics", "logged_model_metrics", "latest_metrics", "params", "tags")
-"""Children that one run may have any number of; counted before a purge."""
+from gcd.store.references import ALL, ENTITY_TABLES, OWNERS, Action, Reference
 
 REQUIRED: dict[str, tuple[str, ...]] = {
     "experiments": ("experiment_id", "artifact_location", "lifecycle_stage"),
@@ -120,6 +24,18 @@ REQUIRED: dict[str, tuple[str, ...]] = {
     "tags": ("run_uuid", "key", "value"),
 }
 
+DELETED = "deleted"
+DELETING = frozenset({Action.DELETE, Action.DELETE_IF_MEMBER})
+BETWEEN_PARTS = frozenset({("span_metrics", "spans"), ("guardrails", "scorer_versions")})
+"""Foreign keys between tables of one owner, or of what is refused anyway: (from, to)."""
+STAMPS: dict[Kind, str] = {
+    Kind.RUN: "deleted_time",
+    Kind.LOGGED_MODEL: "last_updated_timestamp_ms",
+    Kind.EXPERIMENT: "last_update_time",
+    Kind.TRACE: "timestamp_ms",
+}
+"""The column that tells when an entity was deleted, or last touched, as near as MLflow tells it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Schema:
@@ -127,13 +43,15 @@ class Schema:
 
     catalogue: Catalogue
     strangers: tuple[ForeignKey, ...]
-    """Foreign keys on `runs` from tables that gcd does not know: what they name is kept."""
+    """Foreign keys on entities from tables that gcd does not know: what they name is kept."""
 
-    def references(self, *, scanned: bool) -> Iterator[Reference]:
-        """The references to runs that exist here."""
-        for reference in RUN_REFERENCES:
+    def references(self, to: str, *, scanned: bool) -> Iterator[Reference]:
+        """The references to rows of a table that exist here, in the order of deletion."""
+        for reference in ALL:
             columns = (reference.column, *(column for column, _ in reference.where))
-            if reference.is_scanned == scanned and self.catalogue.has(reference.table, *columns):
+            if reference.to != to or reference.is_scanned != scanned:
+                continue
+            if self.catalogue.has(reference.table, *columns):
                 yield reference
 
     def table(self, name: str) -> sa.TableClause:
@@ -144,26 +62,57 @@ class Schema:
         """Whether the table is there with all of these columns."""
         return self.catalogue.has(table, *columns)
 
+    def key(self, kind: Kind) -> sa.ColumnClause[object]:
+        """The key column of a kind of entity."""
+        name = ENTITY_TABLES[kind]
+        return self.table(name).c[OWNERS[name]]
+
+    def has_kind(self, kind: Kind) -> bool:
+        """Whether this revision of MLflow knows such entities."""
+        name = ENTITY_TABLES[kind]
+        return self.has(name, OWNERS[name])
+
+    def stamp(self, kind: Kind) -> sa.ColumnElement[object]:
+        """The column that tells when an entity was deleted, NULL where there is none."""
+        table, column = ENTITY_TABLES[kind], STAMPS.get(kind, "")
+        return self.table(table).c[column] if self.has(table, column) else sa.null()
+
+    def deleted_tables(self) -> frozenset[str]:
+        """The tables that a collection deletes rows from."""
+        names = {ref.table for ref in ALL if ref.action in DELETING} | {*OWNERS}
+        return frozenset(name for name in names if self.catalogue.has(name))
+
     def purged_tables(self) -> tuple[str, ...]:
         """The tables that a collection deletes from or changes."""
-        names = [reference.table for reference in RUN_REFERENCES] + ["inputs", "input_tags", "runs"]
-        return tuple(sorted({name for name in names if self.catalogue.has(name)}))
+        changed = {ref.table for ref in ALL if ref.action is not Action.REFUSE}
+        return tuple(
+            sorted(self.deleted_tables() | {n for n in changed if self.catalogue.has(n)})
+        )
+
+
+def is_live(table: sa.TableClause) -> sa.ColumnElement[bool]:
+    """Not in the deleted stage; NULL is not deleted."""
+    return sa.or_(table.c.lifecycle_stage.is_(None), table.c.lifecycle_stage != DELETED)
 
 
 def read_schema(conn: Connection) -> Schema:
     """The live schema; StoreRefused where it is not MLflow's, SchemaUnsupported where unknown."""
     catalogue = read_catalogue(conn)
     check_mlflow(catalogue)
-    known = {(ref.table, ref.column) for ref in RUN_REFERENCES}
-    strangers = [
-        key
-        for key in catalogue.foreign_keys
-        if key.to_table == "runs"
-        and (key.schema is not None or (key.table, key.column) not in known)
-    ]
-    schema = Schema(catalogue, tuple(strangers))
-    refuse_unknown(schema)
+    schema = Schema(catalogue, tuple(unknown_keys(catalogue)))
+    refuse_triggers(schema)
+    refuse_keys(schema)
     return schema
+
+
+def unknown_keys(catalogue: Catalogue) -> Iterator[ForeignKey]:
+    """Foreign keys on the tables of entities that are in no row of the table of references."""
+    known = {(ref.table, ref.column, ref.to) for ref in ALL}
+    entities = frozenset(ENTITY_TABLES.values())
+    for key in catalogue.foreign_keys:
+        is_known = key.schema is None and (key.table, key.column, key.to_table) in known
+        if key.to_table in entities and not is_known:
+            yield key
 
 
 def check_mlflow(catalogue: Catalogue) -> None:
@@ -182,29 +131,25 @@ def check_mlflow(catalogue: Catalogue) -> None:
             )
 
 
-def refuse_unknown(schema: Schema) -> None:
-    """SchemaUnsupported where something unknown would fire or break on a purge of any run."""
-    purged = set(schema.purged_tables())
-    deleted = purged - {"issues", "model_versions", "registered_model_tags", "model_version_tags"}
+def refuse_triggers(schema: Schema) -> None:
+    """SchemaUnsupported where something unknown would fire on a purge."""
     for table, trigger in schema.catalogue.delete_triggers.items():
-        if table in deleted:
+        if table in schema.deleted_tables():
             raise SchemaUnsupported(
                 f"the trigger {trigger} fires when rows of {table} are deleted; gcd does not know it",
                 hint="drop the trigger, or keep collecting by hand",
             )
+
+
+def refuse_keys(schema: Schema) -> None:
+    """SchemaUnsupported where an unknown table hangs on a part of an entity."""
+    known = {(ref.table, ref.to) for ref in ALL} | BETWEEN_PARTS
+    parts = schema.deleted_tables() - frozenset(ENTITY_TABLES.values())
     for key in schema.catalogue.foreign_keys:
-        if key.to_table in deleted - {"runs", "assessments"}:
+        is_known = key.schema is None and (key.table, key.to_table) in known
+        if key.to_table in parts and not is_known:
             raise SchemaUnsupported(
                 f"the table {'.'.join(filter(None, (key.schema, key.table)))} refers to "
                 f"{key.to_table}, which gcd would delete from; gcd does not know it",
                 hint="drop the foreign key, or keep collecting by hand",
             )
-
-
-def kind_table(kind: Kind) -> tuple[str, str]:
-    """The table of a kind of entity and its key column."""
-    return {
-        Kind.RUN: ("runs", "run_uuid"),
-        Kind.LOGGED_MODEL: ("logged_models", "model_id"),
-        Kind.EXPERIMENT: ("experiments", "experiment_id"),
-    }[kind]

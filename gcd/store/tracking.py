@@ -8,10 +8,9 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from datetime import datetime, timedelta
-from itertools import islice
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -20,35 +19,37 @@ from sqlalchemy.engine import Connection, Engine
 from gcd.durations import to_millis
 from gcd.errors import SchemaUnsupported, StoreRefused, StoreUnreachable
 from gcd.model import Candidate, Entry, Hold, Kind, Outcome, Place, Probe, Report, Root
-from gcd.store import connection, journal, purge, read, tables
+from gcd.store import connection, contents, holds, journal, purge, read, registry, tables
 from gcd.store import lease as leases
+from gcd.store.eraser import Eraser, Export, slices
 from gcd.store.faults import is_conflict
 from gcd.store.lease import Lease
-from gcd.store.schema import Reference, Schema, read_schema
+from gcd.store.read import Wanted
+from gcd.store.schema import Schema, read_schema
 
 ATTEMPTS = 5
 """How often a transaction that lost a deadlock or a lock time-out is tried."""
-SCAN_IDS = 20_000
-"""Purged runs whose remaining references one pass over the tables looks for: bounds its memory."""
-SCAN_ROWS = 20_000
-"""Rows that a pass finds before they are settled: bounds its memory too."""
 
 T = TypeVar("T")
 
 
 class TrackingStore:
-    """An MLflow tracking store in a SQL database."""
+    """An MLflow tracking store in a SQL database, and the registry's if that is another one."""
 
-    def __init__(self, uri: str, *, read_only: bool) -> None:
+    def __init__(self, uri: str, *, read_only: bool, registry_uri: str | None = None) -> None:
         """Open the store and read its schema; raises StoreUnreachable, StoreRefused."""
         self.engine: Engine = connection.open_engine(uri, read_only=read_only)
         with connection.reading(self.engine) as conn:
             self.schema: Schema = read_schema(conn)
             self.has_own_tables = tables.version_of(conn) is not None
+        self.registry = registry.open_registry(registry_uri) if registry_uri else None
+        self.export: Export | None = None
 
     def close(self) -> None:
         """Close every connection."""
         self.engine.dispose()
+        if self.registry is not None:
+            self.registry.close()
 
     @property
     def dialect(self) -> str:
@@ -86,13 +87,12 @@ class TrackingStore:
 
     def refuse_unsafe_mysql(self, conn: Connection) -> None:
         """Without transactions, or with statement-based replication, a purge is not atomic."""
-        wanted = (*self.schema.purged_tables(), "experiments")
         rows = conn.execute(
             sa.text(
                 "SELECT table_name, engine FROM information_schema.tables "
                 "WHERE table_schema = DATABASE() AND table_name IN :names"
             ).bindparams(sa.bindparam("names", expanding=True)),
-            {"names": wanted},
+            {"names": self.schema.purged_tables()},
         )
         for table, engine in rows:
             if str(engine).lower() != "innodb":
@@ -111,6 +111,10 @@ class TrackingStore:
         """Become the only collector; raises LeaseHeld."""
         return leases.acquire(self.engine, wait=wait)
 
+    def lease_holder(self) -> str | None:
+        """Who collects now, None if nobody does."""
+        return leases.holder_of(self.engine) if self.has_own_tables else None
+
     def check_unchanged(self) -> None:
         """Refuse to go on when MLflow is migrating the database; raises SchemaUnsupported."""
         with self.reading() as conn:
@@ -124,97 +128,137 @@ class TrackingStore:
 
     # -- deciding --------------------------------------------------------------------------------
 
-    def candidates(self, ids: Sequence[str] | None, limit: int) -> Iterator[list[Candidate]]:
-        """Soft-deleted runs by id, page by page; each page is read in a transaction of its own."""
-        if ids is not None:
-            for start in range(0, len(ids), limit):
-                yield self.page(ids=ids[start : start + limit])
+    def candidates(self, kind: Kind, wanted: Wanted, limit: int) -> Iterator[list[Candidate]]:
+        """Candidates of a kind by id, page by page; each page is read in a transaction of its own."""
+        if wanted.ids is not None:
+            for part in slices(wanted.ids, limit):
+                yield self.page(kind, replace(wanted, ids=tuple(part)), limit=limit)
             return
-        after = ""
-        while page := self.page(after=after, limit=limit):
+        after = None
+        while page := self.page(kind, wanted, after=after, limit=limit):
             yield page
             after = page[-1].id
 
     def page(
-        self, *, after: str = "", limit: int = 1000, ids: Sequence[str] | None = None
+        self, kind: Kind, wanted: Wanted, *, after: str | None = None, limit: int = 1000
     ) -> list[Candidate]:
         """One page of candidates, undated ones with the time that gcd first saw them."""
         with self.reading() as conn:
-            found = read.deleted_runs(conn, self.schema, after=after, limit=limit, ids=ids)
+            found = read.page(conn, self.schema, kind, wanted, after=after, limit=limit)
             undated = [each.id for each in found if each.deleted_at is None]
             if not (undated and self.has_own_tables):
                 return found
-            seen = read.first_seen(conn, undated)
+            seen = read.first_seen(conn, kind, undated)
         return [replace(each, first_seen_at=seen.get(each.id)) for each in found]
 
-    def holds(self) -> Iterator[Hold]:
-        """Everything that may keep a run or a tree, streamed."""
+    def finished_jobs(
+        self, before: datetime, ids: Sequence[str] | None, workspaces: Sequence[str] | None
+    ) -> Iterator[list[Candidate]]:
+        """Finished jobs made before a time, page by page."""
+        after, at = "", to_millis(before)
+        while True:
+            with self.reading() as conn:
+                page = read.finished_jobs(
+                    conn, self.schema, ids=ids, workspaces=workspaces, before_ms=at, after=after
+                )
+            if not page:
+                return
+            yield page
+            after = page[-1].id
+
+    def with_contents(
+        self, group: Sequence[Candidate], claimed: Iterable[str]
+    ) -> list[Candidate]:
+        """Deleted experiments with what is in them."""
         with self.reading() as conn:
-            yield from read.all_holds(conn, self.schema, has_own_tables=self.has_own_tables)
+            return contents.with_contents(conn, self.schema, group, claimed)
+
+    def odd_places(self, experiments: Sequence[str]) -> Iterator[Candidate]:
+        """What in these experiments has its files elsewhere than MLflow puts them."""
+        with self.reading() as conn:
+            yield from contents.odd_places(conn, self.schema, experiments)
+
+    def holds(self) -> Iterator[Hold]:
+        """Everything that may keep an entity or a tree, streamed."""
+        with self.reading() as conn:
+            yield from holds.all_holds(conn, self.schema, has_own_tables=self.has_own_tables)
+        if self.registry is not None:
+            yield from self.registry.holds()
 
     def entity_holds(self, conn: Connection, ids: Sequence[str]) -> Iterator[Hold]:
-        """What holds these runs now, inside a purge transaction."""
-        yield from read.version_holds(conn, self.schema)
-        yield from read.tag_holds(conn, self.schema, ids)
-        yield from read.operator_holds(conn, ids)
+        """What holds these entities now, inside a purge transaction."""
+        yield from holds.version_holds(conn, self.schema)
+        yield from holds.tag_holds(conn, self.schema, ids)
+        yield from holds.operator_holds(conn, ids)
+        if self.registry is not None:
+            yield from self.registry.holds()
 
-    def stages(self, ids: Sequence[str]) -> dict[str, str | None]:
-        """The stage of each of the runs that exist."""
+    def stages(self, kind: Kind, ids: Sequence[str]) -> dict[str, str | None]:
+        """The stage of each of the entities that exist."""
         with self.reading() as conn:
-            return read.run_stages(conn, self.schema, ids)
+            return read.stages(conn, self.schema, kind, ids)
 
-    def unknown_references(self, ids: Sequence[str]) -> dict[str, str]:
-        """Run to a table that gcd does not know and that refers to it."""
+    def unknown_references(self, kind: Kind, ids: Sequence[str]) -> dict[str, str]:
+        """Entity to a table that gcd does not know and that refers to it."""
         if not (self.schema.strangers and ids):
             return {}
         with self.reading() as conn:
-            return read.unknown_references(conn, self.schema, ids)
+            return read.unknown_references(conn, self.schema, kind, ids)
 
     def entities_inside(self, segments: Sequence[str]) -> dict[str, str]:
         """Path segments that are ids of entities."""
         with self.reading() as conn:
-            return read.entities_inside(conn, self.schema, segments)
+            return holds.entities_inside(conn, self.schema, segments)
 
     def some_trees(self, prefix: str, limit: int) -> list[str]:
         """Artifact URIs that the database names below a URI."""
         with self.reading() as conn:
             return read.some_trees(conn, self.schema, prefix, limit)
 
-    def note_undated(self, ids: Sequence[str], now: datetime) -> None:
-        """Remember when undated runs were first seen."""
+    def counts(self) -> Mapping[Kind, int]:
+        """How many entities of each kind there are."""
+        with self.reading() as conn:
+            return contents.counts(conn, self.schema)
+
+    def note_undated(self, kind: Kind, ids: Sequence[str], now: datetime) -> None:
+        """Remember when undated entities were first seen."""
         if not ids:
             return
         with connection.writing(self.engine) as conn:
-            known = set(read.first_seen(conn, ids))
+            known = set(read.first_seen(conn, kind, ids))
             rows = [
-                {"kind": Kind.RUN.value, "entity_id": run, "first_seen_ms": to_millis(now)}
-                for run in ids
-                if run not in known
+                {"kind": kind.value, "entity_id": entity, "first_seen_ms": to_millis(now)}
+                for entity in ids
+                if entity not in known
             ]
             if rows:
                 conn.execute(tables.seen.insert(), rows)
 
     def forget_seen(self) -> None:
-        """Forget undated runs that were restored, dated or purged since they were first seen."""
-        with self.reading() as conn:
-            ids = list(conn.execute(sa.select(tables.seen.c.entity_id)).scalars())
-        for part in purge.slices(ids):
-            undated = {each.id for each in self.page(ids=part) if each.deleted_at is None}
-            gone = [run for run in part if run not in undated]
-            if gone:
-                with connection.writing(self.engine) as conn:
-                    conn.execute(tables.seen.delete().where(tables.seen.c.entity_id.in_(gone)))
+        """Forget undated entities that were restored, dated or purged since they were first seen."""
+        for kind in (Kind.RUN, Kind.LOGGED_MODEL, Kind.EXPERIMENT):
+            mine = tables.seen.c.kind == kind.value
+            with self.reading() as conn:
+                ids = list(conn.execute(sa.select(tables.seen.c.entity_id).where(mine)).scalars())
+            for part in slices(ids):
+                page = self.page(kind, Wanted(ids=tuple(part)))
+                undated = {each.id for each in page if each.deleted_at is None}
+                gone = [entity for entity in part if entity not in undated]
+                if gone:
+                    with connection.writing(self.engine) as conn:
+                        where = tables.seen.c.entity_id.in_(gone)
+                        conn.execute(tables.seen.delete().where(mine, where))
 
     # -- purging ---------------------------------------------------------------------------------
 
-    def row_counts(self, ids: Sequence[str]) -> dict[str, int]:
-        """Rows that hang on each run, for packing batches."""
+    def row_counts(self, kind: Kind, ids: Sequence[str]) -> dict[str, int]:
+        """Rows that hang on each entity, for packing batches."""
         with self.reading() as conn:
-            return purge.row_counts(conn, self.schema, ids)
+            return purge.row_counts(conn, self.schema, kind, ids)
 
     @property
     def splits_giants(self) -> bool:
-        """Whether a giant run's own row goes first: PostgreSQL deletes it whole, and quickly."""
+        """Whether a giant's own row goes first: PostgreSQL deletes it whole, and quickly."""
         return self.dialect != "postgresql"
 
     def purge(self, lease: Lease, batch: purge.Batch, rejudge: purge.Rejudge) -> purge.Purged:
@@ -222,101 +266,30 @@ class TrackingStore:
 
         def transaction(conn: Connection) -> purge.Purged:
             at = read.now_ms(conn)
-            return purge.purge(conn, self.schema, lease, batch, rejudge, at)
+            return purge.purge(self.eraser(conn), lease, batch, rejudge, at)
 
-        return self.retried(transaction, foreign_keys=not batch.is_giant)
+        return self.retried(transaction, foreign_keys=not batch.is_giant, is_exported=True)
 
-    def finish_rows(self, lease: Lease, limit: int, goes_on: Callable[[], bool]) -> int:
-        """Delete what is left of purged runs' rows, in chunks; how many rows went.
+    def eraser(self, conn: Connection) -> Eraser:
+        """What deletes rows in a transaction, and exports them where that is wanted."""
+        return Eraser(conn, self.schema, self.export)
 
-        Giant runs' children first, then the references that only a scan finds.
-        """
-        rows = 0
-        while goes_on():
-            with self.reading() as conn:
-                giants = journal.with_rows_left(conn, journal.CHILDREN_LEFT, limit=1)
-            if not giants:
-                break
-            rows += self.finish_giant(lease, giants[0], limit, goes_on)
-        while goes_on():
-            with self.reading() as conn:
-                page = journal.with_rows_left(conn, journal.REFERENCES_LEFT, limit=SCAN_IDS)
-            if not page:
-                break
-            rows += self.finish_references(lease, page)
-        return rows
-
-    def finish_giant(
-        self, lease: Lease, entry: Entry, limit: int, goes_on: Callable[[], bool]
-    ) -> int:
-        """Delete the children of one run whose own row is gone, chunk by chunk."""
-        rows = 0
-
-        def chunk(conn: Connection) -> int | None:
-            lease.confirm(conn)
-            if read.run_stages(conn, self.schema, [entry.entity_id]):
-                journal.park(conn, entry.id, "a run with this id is back: its rows are kept")
-                return None
-            gone = purge.delete_some_children(conn, self.schema, entry.entity_id, limit)
-            if gone == 0:
-                journal.set_rows_left(conn, [entry.id], journal.REFERENCES_LEFT)
-            return gone
-
-        while goes_on() and (gone := self.retried(chunk)):
-            rows += gone
-        return rows
-
-    def finish_references(self, lease: Lease, page: Sequence[Entry]) -> int:
-        """One pass over the tables that refer to runs without an index, for a page of entries."""
-        back = self.stages([entry.entity_id for entry in page])
-        ids = {entry.entity_id for entry in page if entry.entity_id not in back}
-        rows = sum(
-            self.finish_reference(lease, reference, ids)
-            for reference in self.schema.references(scanned=True)
-        )
-
-        def done(conn: Connection) -> None:
-            lease.confirm(conn)
-            journal.set_rows_left(conn, [entry.id for entry in page], 0)
-
-        self.retried(done)
-        return rows
-
-    def finish_reference(self, lease: Lease, reference: Reference, ids: set[str]) -> int:
-        """Look one way of referring through until it finds nothing; how many rows were settled.
-
-        What is found is settled after the look: on SQLite a reader would keep the writer waiting.
-        """
-        rows = 0
-        while True:
-            with self.reading() as conn:
-                scanned = purge.scanned_rows(conn, self.schema, reference, ids)
-                found = list(islice(scanned, SCAN_ROWS))
-            settled = sum(
-                self.settle_rows(lease, reference, part, ids)
-                for part in batched(found, purge.SLICE)
-            )
-            rows += settled
-            if len(found) < SCAN_ROWS or settled == 0:
-                return rows
-
-    def settle_rows(
-        self, lease: Lease, reference: Reference, part: Sequence[Mapping[str, Any]], ids: set[str]
-    ) -> int:
-        """Do with scanned rows what their reference says, in one transaction."""
-
-        def transaction(conn: Connection) -> int:
-            lease.confirm(conn)
-            return sum(purge.settle_row(conn, self.schema, reference, row, ids) for row in part)
-
-        return self.retried(transaction)
-
-    def retried(self, transaction: Callable[[Connection], T], *, foreign_keys: bool = True) -> T:
+    def retried(
+        self,
+        transaction: Callable[[Connection], T],
+        *,
+        foreign_keys: bool = True,
+        is_exported: bool = False,
+    ) -> T:
         """Run a write transaction, again where the database chose it to lose a conflict."""
         for attempt in range(ATTEMPTS):
             try:
-                with connection.writing(self.engine, foreign_keys=foreign_keys) as conn:
-                    return transaction(conn)
+                with self.export.batch() if is_exported and self.export else nullcontext():
+                    with connection.writing(self.engine, foreign_keys=foreign_keys) as conn:
+                        result = transaction(conn)
+                        if is_exported and self.export:
+                            self.export.seal()
+                    return result
             except StoreUnreachable as error:
                 cause = error.__cause__
                 is_lost = isinstance(cause, sa.exc.DBAPIError) and is_conflict(cause)
@@ -382,25 +355,15 @@ class TrackingStore:
 
     def begin_cycle(self, lease: Lease, now: datetime) -> int:
         """Note that a cycle starts; its number."""
-        return self.retried(lambda conn: journal.begin_cycle(conn, lease.holder, to_millis(now)))
+        return self.retried(
+            lambda conn: journal.begin_cycle(conn, lease.holder, to_millis(now))
+        )
 
     def end_cycle(self, report: Report) -> None:
         """Note how a cycle ended."""
         self.retried(lambda conn: journal.end_cycle(conn, report))
 
-    def cycle(self, number: int) -> sa.Row[*tuple[Any, ...]] | None:
-        """A cycle as it was noted, None once it is forgotten."""
-        with self.reading() as conn:
-            return journal.cycle_row(conn, number)
-
     def prune(self, before: datetime) -> None:
         """Forget settled history from before a time."""
         while self.retried(lambda conn: journal.prune(conn, to_millis(before))):
             pass
-
-
-def batched(rows: Iterable[T], size: int) -> Iterator[list[T]]:
-    """The rows in lists of at most `size`."""
-    iterator = iter(rows)
-    while part := list(islice(iterator, size)):
-        yield part

@@ -1,0 +1,130 @@
+"""Writes every row that a cycle purges to a compressed file of JSON lines, before it is gone.
+
+It must never let a purge commit whose rows are not on the disk, nor delete a file that is not its own.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import re
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from gcd.errors import GcdError
+
+NAME = "gcd-cycle-{cycle:06}-{at:%Y%m%dT%H%M%SZ}.jsonl.gz"
+OURS = re.compile(r"gcd-cycle-\d{6,}-\d{8}T\d{6}Z\.jsonl\.gz")
+HINT = "nothing was purged that is not exported; free space there, or choose another folder"
+
+
+class Exporter:
+    """One file per cycle, made when its first row is written.
+
+    Lines are {"table": ..., "row": {...}} between {"batch": n} and {"committed": n}; a batch that
+    ends with {"abandoned": n} was rolled back, or its database's answer was lost.
+    """
+
+    def __init__(self, folder: Path, cycle: int, now: datetime) -> None:
+        self.path = folder / NAME.format(cycle=cycle, at=now)
+        self._file: BinaryIO | None = None
+        self._lines: gzip.GzipFile | None = None
+        self._batch = 0
+
+    def write(self, table: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Keep rows of a table. Raises GcdError."""
+        for row in rows:
+            self._line({"table": table, "row": {name: plain(value) for name, value in row.items()}})
+
+    @contextmanager
+    def batch(self) -> Iterator[None]:
+        """Mark what is written inside by how the transaction around it ended."""
+        self._batch += 1
+        self._line({"batch": self._batch})
+        try:
+            yield
+        except BaseException:
+            with suppress(GcdError):  # the error that is on its way says more
+                self._line({"abandoned": self._batch})
+                self.seal()
+            raise
+        self._line({"committed": self._batch})
+
+    def seal(self) -> None:
+        """Make durable what was written. Raises GcdError."""
+        if self._lines is None or self._file is None:
+            return
+        with written(self.path):
+            self._lines.flush()
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """End the file. Raises GcdError."""
+        if self._lines is None or self._file is None:
+            return
+        with written(self.path):
+            self.seal()
+            self._lines.close()
+            os.fsync(self._file.fileno())
+            self._file.close()
+        self._lines = self._file = None
+
+    def _line(self, content: Mapping[str, Any]) -> None:
+        with written(self.path):
+            if self._lines is None:
+                self._file = created(self.path)
+                self._lines = gzip.GzipFile(filename="", mode="wb", fileobj=self._file, mtime=0)
+            self._lines.write(json.dumps(content).encode() + b"\n")
+
+
+@contextmanager
+def written(path: Path) -> Iterator[None]:
+    """Turn what the operating system says into an error that stops the purge."""
+    try:
+        yield
+    except OSError as error:
+        raise GcdError(f"cannot write the export {path}: {error.strerror}", hint=HINT) from error
+
+
+def created(path: Path) -> BinaryIO:
+    """A new file that only its owner may read, its name durable."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+    return os.fdopen(fd, "wb")
+
+
+def plain(value: Any) -> Any:
+    """A value that JSON can hold, with nothing lost: bytes as hexadecimal digits."""
+    if isinstance(value, bytes | bytearray | memoryview):
+        return {"bytes": bytes(value).hex()}
+    if value is None or isinstance(value, str | int | float | bool | list | dict):
+        return value
+    return str(value)
+
+
+def prune(folder: Path, before: datetime) -> int:
+    """Delete gcd's own exports in a folder that were last written before a time; how many.
+
+    Only plain files that carry the name of an export are touched; links are not followed.
+    """
+    gone = 0
+    with suppress(FileNotFoundError):
+        for entry in os.scandir(folder):
+            info = entry.stat(follow_symlinks=False)
+            is_old = info.st_mtime < before.timestamp()
+            if OURS.fullmatch(entry.name) and stat.S_ISREG(info.st_mode) and is_old:
+                os.unlink(entry.path)
+                gone += 1
+    return gone
+
+

@@ -1,0 +1,138 @@
+"""Where recorded URIs really lie: the places of trees, and the storage roots around them.
+
+It must never write, and looks at each storage root once for one `now`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from itertools import pairwise
+
+from gcd.artifacts.registry import Registry
+from gcd.errors import BackendError, UnsafeTarget
+from gcd.model import Candidate, KeepReason, Place, Probe, Root, Target
+from gcd.planning.guard import Scope, Site, layout_root, nearest, parse_place
+from gcd.planning.policy import Keep
+from gcd.store.tracking import TrackingStore
+
+NAMED_TREES = 5000
+"""Trees that are looked for under a root before it is taken for an empty mount point."""
+
+
+class Places:
+    """What is known of the storage roots of one store, as of one `now`."""
+
+    def __init__(
+        self, store: TrackingStore, registry: Registry, scope: Scope, now: datetime
+    ) -> None:
+        self.store = store
+        self.registry = registry
+        self.now = now
+        self.scope = replace(
+            scope,
+            destination=scope.destination and self._resolved(scope.destination),
+            roots=tuple(self._resolved(root) for root in scope.roots),
+        )
+        self._remembered = store.remembered_roots()
+        self._sites: dict[str, Site | Keep] = {}
+        self._probes: dict[Place, Probe] = {}
+
+    def of(self, uri: str | None) -> Place | None:
+        """The true place of a recorded URI, None if it has none that gcd can tell."""
+        if not uri:
+            return None
+        try:
+            return self._resolved(parse_place(uri, self.scope))
+        except (UnsafeTarget, BackendError):
+            return None
+
+    def _resolved(self, place: Place) -> Place:
+        """A place under its true name, where a backend is there to ask."""
+        if self.registry.problem(place.scheme):
+            return place
+        return self.registry.open(place.scheme).resolve(place)
+
+    # -- sites -----------------------------------------------------------------------------------
+
+    def sites(self, page: Sequence[Candidate]) -> dict[str, Site | Keep]:
+        """Where the experiments of a page log, or why nothing can be deleted there, by location."""
+        return {
+            each.location: self._site(each.location, each.experiment_id)
+            for each in page
+            if each.location is not None
+        }
+
+    def _site(self, location: str, experiment_id: str) -> Site | Keep:
+        if location not in self._sites:
+            self._sites[location] = self._new_site(location, experiment_id)
+        return self._sites[location]
+
+    def _new_site(self, location: str, experiment_id: str) -> Site | Keep:
+        try:
+            recorded = parse_place(location, self.scope)
+            backend = self.registry.open(recorded.scheme)
+        except UnsafeTarget as error:
+            return Keep(KeepReason.UNSAFE_TARGET, told(error))
+        except BackendError as error:
+            return Keep(KeepReason.NO_BACKEND, told(error))
+        true = backend.resolve(recorded)
+        names = true.path.split("/")
+        owners = [owner for owner, name in pairwise(names) if name == "artifacts"]
+        inside = self.store.entities_inside(owners)
+        if inside:
+            entity, what = next(iter(inside.items()))
+            return Keep(KeepReason.SHARED, f"it lies inside the files of {what} {entity}")
+        root = backend.storage_root(true, layout_root(true, experiment_id, self.scope))
+        return Site(recorded, true, nearest(root, true, self._remembered))
+
+    # -- roots -----------------------------------------------------------------------------------
+
+    def roots(
+        self,
+        page: Sequence[Candidate],
+        targets: Mapping[str, tuple[Target, ...] | Keep],
+    ) -> dict[Place, Root]:
+        """The storage roots of the trees of a page, with what is remembered of them read anew."""
+        likely: dict[Place, Candidate] = {}
+        for candidate in page:
+            found = targets[candidate.id]
+            for target in () if isinstance(found, Keep) else found:
+                likely.setdefault(target.root, candidate)
+        for place, candidate in likely.items():
+            if place not in self._probes:
+                backend = self.registry.open(place.scheme)
+                self._probes[place] = backend.probe(place, self._named(candidate, page))
+        return self.store.roots({place: self._probes[place] for place in likely}, self.now)
+
+    def _named(self, candidate: Candidate, page: Sequence[Candidate]) -> Iterator[Place]:
+        """Trees that the database names and that may be where the candidate's is, likely first."""
+        for each in page:
+            place = self.of(each.uri)
+            if place is not None:
+                yield place
+        location = (candidate.location or "").rstrip("/")
+        prefix = location.removesuffix("/" + candidate.experiment_id)
+        for uri in self.store.some_trees(prefix, NAMED_TREES):
+            place = self.of(uri)
+            if place is not None:
+                yield place
+
+    def probe_of(self, root: Place) -> Probe:
+        """What a look at the root found; it is looked at once."""
+        return self._probes.get(root, Probe(is_there=False))
+
+    def known_roots(self, targets: Iterable[Target]) -> dict[Place, Root]:
+        """The roots of purged trees, as remembered: what a sweep checks the disk against."""
+        places = {target.root for target in targets}
+        for place in places - self._probes.keys():
+            if self.registry.problem(place.scheme) is None:
+                self._probes[place] = self.registry.open(place.scheme).probe(place, ())
+        return self.store.roots({place: self.probe_of(place) for place in places}, self.now)
+
+
+def told(error: BaseException) -> str:
+    """An error as one sentence with its hint."""
+    hint = getattr(error, "hint", None)
+    return f"{error}; {hint}" if hint else str(error) or type(error).__name__

@@ -1,0 +1,236 @@
+"""Every SELECT for what keeps an entity or a tree: model versions, tags, operators' holds, other trees.
+
+It must never write, and never hold all of them in memory.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Row
+
+from gcd.durations import from_millis
+from gcd.model import Hold, KeepReason, Kind, Reach
+from gcd.store import tables
+from gcd.store.schema import Schema, is_live
+
+STREAM = 2000
+NOUNS = {Kind.RUN: "run", Kind.LOGGED_MODEL: "logged model", Kind.EXPERIMENT: "experiment"}
+TAGS = (
+    (Kind.RUN, "tags", "run_uuid", "key", "value"),
+    (Kind.LOGGED_MODEL, "logged_model_tags", "model_id", "tag_key", "tag_value"),
+    (Kind.EXPERIMENT, "experiment_tags", "experiment_id", "key", "value"),
+)
+"""(kind, table, column of the entity, of the tag's key, of its value)."""
+HOLD_TAG, HOLD_UNTIL_TAG = "gcd.hold", "gcd.hold_until"
+
+
+def all_holds(conn: Connection, schema: Schema, *, has_own_tables: bool) -> Iterator[Hold]:
+    """Everything that may keep an entity or a tree, in one stream."""
+    yield from version_holds(conn, schema)
+    yield from tag_holds(conn, schema)
+    if has_own_tables:
+        yield from operator_holds(conn)
+    yield from experiment_places(conn, schema)
+    yield from odd_trees(conn, schema)
+
+
+def stream(conn: Connection, query: sa.Select[*tuple[Any, ...]]) -> Iterator[Row[*tuple[Any, ...]]]:
+    """Rows as they come from the server, never all of them in memory."""
+    options = {"yield_per": STREAM}
+    with conn.execute(query, execution_options=options) as result:
+        yield from result
+
+
+def version_holds(conn: Connection, schema: Schema) -> Iterator[Hold]:
+    """What the model versions of this database refer to; `Deleted_Internal` ones hold nothing."""
+    if not schema.has("model_versions", "source", "run_id", "current_stage"):
+        return
+    versions = schema.table("model_versions")
+    has_place = schema.has("model_versions", "storage_location")
+    place = versions.c.storage_location if has_place else sa.null()
+    query = sa.select(
+        versions.c.name, versions.c.version, versions.c.run_id, versions.c.source, place
+    ).where(
+        sa.or_(versions.c.current_stage.is_(None), versions.c.current_stage != "Deleted_Internal")
+    )
+    for name, version, run, *uris in stream(conn, query):
+        because = f"version {version} of {name}"
+        if run:
+            yield Hold(KeepReason.REGISTERED, because, entity_id=run)
+        for uri in filter(None, uris):
+            yield Hold(KeepReason.REGISTERED, because, uri=uri)
+
+
+def tag_holds(conn: Connection, schema: Schema, ids: Sequence[str] | None = None) -> Iterator[Hold]:
+    """What is tagged `gcd.hold` (any value) or `gcd.hold_until` (a time); of `ids`, if given.
+
+    A value that is no time holds for good: in doubt the entity is kept.
+    """
+    for what, name, column, key_column, value_column in TAGS:
+        if not schema.has(name, column, key_column, value_column):
+            continue
+        tags = schema.table(name)
+        query = sa.select(tags.c[column], tags.c[key_column], tags.c[value_column]).where(
+            tags.c[key_column].in_((HOLD_TAG, HOLD_UNTIL_TAG))
+        )
+        if ids is not None and what != Kind.EXPERIMENT:
+            query = query.where(tags.c[column].in_(ids))
+        for entity, key, value in stream(conn, query):
+            yield Hold(
+                KeepReason.HELD,
+                f"tag {key} on the {NOUNS[what]}" + (f": {value}" if value else ""),
+                entity_id=entity_key(what, entity),
+                until=parse_until(value) if key == HOLD_UNTIL_TAG else None,
+            )
+
+
+def entity_key(kind: str, entity: object) -> str:
+    """How a hold names an entity: an experiment by "experiment/<id>", others by their id alone."""
+    return f"experiment/{entity}" if kind == Kind.EXPERIMENT else str(entity)
+
+
+def parse_until(text: str | None) -> datetime | None:
+    """The time of a `gcd.hold_until` tag (ISO 8601, UTC where it names no zone), None if unreadable.
+
+    A date alone holds to the end of that day.
+    """
+    try:
+        found = datetime.fromisoformat((text or "").strip())
+    except ValueError:
+        return None
+    if re.fullmatch(r"\s*[\d-]+\s*", text or ""):
+        found += timedelta(days=1)
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def operator_holds(conn: Connection, ids: Sequence[str] | None = None) -> Iterator[Hold]:
+    """What operators hold by hand, in gcd's own table."""
+    query = sa.select(tables.hold)
+    if ids is not None:
+        is_of_experiment = tables.hold.c.kind == Kind.EXPERIMENT.value
+        query = query.where(sa.or_(is_of_experiment, tables.hold.c.entity_id.in_(ids)))
+    for row in conn.execute(query):
+        yield Hold(
+            KeepReason.HELD,
+            f"held by {row.placed_by or 'an operator'}" + (f": {row.reason}" if row.reason else ""),
+            entity_id=entity_key(row.kind, row.entity_id),
+            until=None if row.until_ms is None else from_millis(row.until_ms),
+        )
+
+
+def experiment_places(conn: Connection, schema: Schema) -> Iterator[Hold]:
+    """Where each experiment logs: no target may equal or contain that place, deleted or not."""
+    experiments = schema.table("experiments")
+    query = sa.select(experiments.c.experiment_id, experiments.c.artifact_location).where(
+        experiments.c.artifact_location.is_not(None)
+    )
+    for experiment, uri in stream(conn, query):
+        because = f"experiment {experiment} logs there"
+        yield Hold(KeepReason.SHARED, because, uri=uri, reach=Reach.WITHIN)
+
+
+def odd_trees(conn: Connection, schema: Schema) -> Iterator[Hold]:
+    """Trees of runs, logged models and traces that are not at their canonical place.
+
+    Whatever their stage: what is only soft-deleted can be restored. A tree at another place that
+    still ends in its own id can only overlap a target if the target contains that place, or lies
+    in the tree by an experiment's location, which is looked at per location; so those are told
+    once per place instead of once per tree.
+    """
+    for what, query, names in tree_queries(schema):
+        places: set[str] = set()
+        for entity, uri in stream(conn, query):
+            suffix = "/".join(("", *names, str(entity), "artifacts"))
+            if not uri.rstrip("/").endswith(suffix):
+                yield Hold(KeepReason.SHARED, f"{what} {entity} has its files there", uri=uri)
+                continue
+            place = uri.rstrip("/")[: -len(suffix)]
+            if place not in places:
+                places.add(place)
+                because = f"{what}s have their files there"
+                yield Hold(KeepReason.SHARED, because, uri=place or "/", reach=Reach.WITHIN)
+
+
+def tree_queries(
+    schema: Schema,
+) -> Iterator[tuple[str, sa.Select[*tuple[Any, ...]], tuple[str, ...]]]:
+    """(what, query of id and URI, folder names before the id) per table that records trees."""
+    experiments = schema.table("experiments")
+
+    def odd(
+        owner: sa.FromClause,
+        experiment: sa.ColumnElement[Any],
+        entity: sa.ColumnElement[Any],
+        uri: sa.ColumnElement[Any],
+        folder: str,
+    ) -> sa.Select[*tuple[Any, ...]]:
+        home = experiments.c.artifact_location
+        place = home + sa.literal(f"/{folder}") + entity + sa.literal("/artifacts")
+        return (
+            sa.select(entity, uri)
+            .select_from(owner.outerjoin(experiments, experiments.c.experiment_id == experiment))
+            .where(uri.is_not(None), sa.or_(home.is_(None), uri != place))
+        )
+
+    runs = schema.table("runs")
+    yield "run", odd(runs, runs.c.experiment_id, runs.c.run_uuid, runs.c.artifact_uri, ""), ()
+    if schema.has("logged_models", "artifact_location"):
+        models = schema.table("logged_models")
+        columns = (models.c.experiment_id, models.c.model_id, models.c.artifact_location)
+        yield "logged model", odd(models, *columns, "models/"), ("models",)
+    if schema.has("trace_tags", "request_id", "value") and schema.has(
+        "trace_info", "experiment_id"
+    ):
+        traces, tags = schema.table("trace_info"), schema.table("trace_tags")
+        joined = tags.join(traces, traces.c.request_id == tags.c.request_id)
+        columns = (traces.c.experiment_id, tags.c.request_id, tags.c.value)
+        keys = ("mlflow.artifactLocation", "mlflow.trace.archiveLocation")
+        query = odd(joined, *columns, "traces/").where(tags.c.key.in_(keys))
+        yield "trace", query, ("traces",)
+
+
+def entities_inside(conn: Connection, schema: Schema, segments: Iterable[str]) -> dict[str, str]:
+    """Those of the path segments that are ids of runs, logged models or traces: id to what it is."""
+    wanted = sorted(set(segments))
+    found: dict[str, str] = {}
+    for what, name, column in (
+        ("run", "runs", "run_uuid"),
+        ("logged model", "logged_models", "model_id"),
+        ("trace", "trace_info", "request_id"),
+    ):
+        if wanted and schema.has(name, column):
+            key = schema.table(name).c[column]
+            for entity in conn.execute(sa.select(key).where(key.in_(wanted))).scalars():
+                found[entity] = what
+    return found
+
+
+# -- logged models ---------------------------------------------------------------------------------
+
+
+def models_in_use(conn: Connection, schema: Schema, ids: Sequence[str]) -> set[str]:
+    """Those of the logged models that a live run takes or makes, or a model version names."""
+    if not ids:
+        return set()
+    used: set[str] = set()
+    if schema.has("inputs", "destination_id"):
+        inputs, runs = schema.table("inputs"), schema.table("runs")
+        query = (
+            sa.select(inputs.c.destination_id)
+            .join(runs, runs.c.run_uuid == inputs.c.source_id)
+            .where(
+                inputs.c.destination_type.in_(("MODEL_INPUT", "MODEL_OUTPUT")),
+                inputs.c.destination_id.in_(ids),
+                is_live(runs),
+            )
+        )
+        used.update(conn.execute(query).scalars())
+    wanted = set(ids)
+    for hold in version_holds(conn, schema):
+        used.update(wanted.intersection(re.split(r"[/:@]", hold.uri or "")))
+    return used
