@@ -165,6 +165,8 @@ class Survey:
             site = sites.get(candidate.location or "")
             if isinstance(site, Site):
                 places.setdefault(site.root, candidate)
+            for root in self.settings.scope.roots:
+                places.setdefault(root, candidate)
         for place, candidate in places.items():
             if place not in self._probes:
                 backend = self.registry.open(place.scheme)

@@ -60,7 +60,7 @@ def insert(store: RealStore, experiment: str) -> None:
         f" artifact_uri, experiment_id) {ROWS[dialect]} SELECT id, 'n', 'ann', 'FINISHED', 1600000000000,"
         f" CASE WHEN n % 11 = 0 THEN 'deleted' ELSE 'active' END,"
         f" CASE WHEN n % 11 = 0 THEN 1600000000000 + n END,"
-        f" '{home}/' || CASE WHEN n % 1000 = 1 THEN 'imported/' ELSE '' END || id || '/artifacts',"
+        f" '{home}/' || CASE WHEN n % 1000 = 1 AND n % 11 <> 0 THEN 'imported/' ELSE '' END || id || '/artifacts',"
         f" {experiment} FROM {SERIES[dialect]}",
         rows=DELETED + LIVE,
     )
