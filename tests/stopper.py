@@ -96,13 +96,15 @@ def resumed(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
     return ended(process)
 
 
-def ended(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
-    """What has become of it, once it has ended."""
+def ended(
+    process: subprocess.Popen[str], within: float | None = None
+) -> subprocess.CompletedProcess[str]:
+    """What has become of it, once it has ended; TimeoutExpired if it does not within some seconds."""
     import subprocess
 
     from tests.program import TIMEOUT
 
-    out, err = process.communicate(timeout=TIMEOUT)
+    out, err = process.communicate(timeout=within or TIMEOUT)
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 

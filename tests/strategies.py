@@ -33,16 +33,23 @@ object_places = st.builds(
     Place,
     st.sampled_from(["s3", "gs", "wasbs", "abfss", "sftp", "memory"]),
     st.text("abc.-@", max_size=6),
-    st.lists(st.text(max_size=6).filter(lambda key: "\0" not in key and "/" not in key), max_size=4)
+    st.lists(st.text(max_size=6).filter(lambda key: not set("\0/?#") & set(key)), max_size=4)
     .map("/".join)
     .map(lambda path: path and path + "/"),
 )
 places = file_places | object_places
 
 near_places = st.builds(
-    lambda store, parts: Place(*store, ("/" if store[0] == "file" else "") + "".join(parts)),
-    st.sampled_from([("file", ""), ("s3", "b"), ("s3a", "b"), ("s3", "b2")]),
-    st.lists(st.sampled_from(["1/", "10/", "1-/", "a/"]), max_size=4),
+    lambda store, parts: below(store, *parts),
+    st.sampled_from(
+        [
+            Place("file", "", "/"),
+            Place("s3", "b", ""),
+            Place("s3a", "b", ""),
+            Place("s3", "b2", ""),
+        ]
+    ),
+    st.lists(st.sampled_from(["1", "10", "1-", "a"]), max_size=4),
 )
 """Places of which many are equal, contain one another, or only look as if they did."""
 

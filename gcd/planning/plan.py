@@ -35,6 +35,9 @@ PRECEDENCE = (
 """The order in which the reasons of one candidate are told: what people decided comes first."""
 
 
+UNKNOWN_ROOT = "nothing is known of its storage root"
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
     """A candidate with its reasons to be kept, most telling first; none: it is collected."""
@@ -109,7 +112,8 @@ def decide(
     over = holds.over(target.place)
     if over is not None:
         keeps.append(Keep(over.reason, over.because))
-    unfit = check_root(roots[target.root], gate)
+    root = roots.get(target.root)
+    unfit = check_root(root, gate) if root else Keep(KeepReason.UNREACHABLE, UNKNOWN_ROOT)
     if unfit is not None:
         keeps.append(unfit)
     return Decision(candidate, ranked(keeps), target)

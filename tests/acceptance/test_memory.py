@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mlflow_store import RealStore
+from tests.mlflow_store import RealStore, local_path
 from tests.program import command, empty_folder, environment
 
 DELETED, LIVE = 100_000, 1_000_000
@@ -64,6 +64,8 @@ def insert(store: RealStore, experiment: str) -> None:
         f" {experiment} FROM {SERIES[dialect]}",
         rows=DELETED + LIVE,
     )
+    for n in range(0, DELETED + LIVE, 500):  # a root where files are found is the right one
+        (local_path(home) / f"{n:032x}" / "artifacts").mkdir(parents=True)
 
 
 def measured(out: Path, *arguments: object, uri: str) -> str:

@@ -403,6 +403,8 @@ def test_a_remembered_root_of_another_store_is_none_of_a_location() -> None:
     bucket, location = Place("s3", "bucket", ""), Place("s3", "bucket", "team/1/")
     assert nearest(bucket, location, [Place("s3", "other", "team/")]) == bucket
     assert nearest(bucket, location, [Place("s3", "bucket", "team/")]).path == "team/"
+    other = Place("s3", "other", "")
+    assert nearest(other, location, [Place("s3", "other", "team/")]) == other
 
 
 def test_a_root_beside_a_location_is_replaced_by_none() -> None:
@@ -433,6 +435,15 @@ def test_a_root_beside_a_location_is_replaced_by_none() -> None:
 )
 def test_some_places_are_too_general(place: Place, why: str) -> None:
     assert why in str(why_sacred(place))
+
+
+SYSTEM = "bin boot dev etc lib lib32 lib64 libx32 proc run sbin sys usr"
+
+
+@pytest.mark.parametrize("name", SYSTEM.split())
+def test_every_folder_of_the_system_is_too_general_and_all_below_it(name: str) -> None:
+    assert why_sacred(local(f"/{name}/")) is not None
+    assert why_sacred(local(f"/{name}/mlflow/1/")) is not None
 
 
 @pytest.mark.parametrize(
