@@ -44,7 +44,7 @@ class Places:
         if not uri:
             return None
         try:
-            return self._resolved(parse_place(uri, self.scope))
+            return self._resolved(parse_place(without_query(uri), self.scope))
         except (UnsafeTarget, BackendError):
             return None
 
@@ -130,6 +130,12 @@ class Places:
             if self.registry.problem(place.scheme) is None:
                 self._probes[place] = self.registry.open(place.scheme).probe(place, ())
         return self.store.roots({place: self.probe_of(place) for place in places}, self.now)
+
+
+def without_query(uri: str) -> str:
+    """A URI whose tree is to be held: MLflow leaves query and fragment out of the place it writes."""
+    is_local = uri.startswith(("/", "file:"))
+    return uri if is_local else uri.partition("?")[0].partition("#")[0]
 
 
 def told(error: BaseException) -> str:

@@ -112,9 +112,7 @@ def read(group: str) -> Iterator[Plugin]:
 
 
 def _distributions(group: str) -> Iterator[tuple[str, str]]:
-    if any(
-        hasattr(finder, "find_distributions") for finder in sys.meta_path if finder != PathFinder
-    ):
+    if any(hasattr(f, "find_distributions") and not _is_plain(f) for f in sys.meta_path):
         yield from _asked()
         return
     for folder in sys.path:
@@ -122,6 +120,12 @@ def _distributions(group: str) -> Iterator[tuple[str, str]]:
             yield from _asked(path=[folder])
         else:
             yield from _listed(folder or ".", f"[{group}]".encode())
+
+
+def _is_plain(finder: object) -> bool:
+    """Whether it finds what is in the folders of `sys.path`, and nothing else."""
+    home = getattr(finder, "__module__", "") or type(finder).__module__
+    return finder is PathFinder or home.partition(".")[0] == "importlib_metadata"
 
 
 def _listed(folder: str, header: bytes) -> Iterator[tuple[str, str]]:

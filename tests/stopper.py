@@ -26,7 +26,6 @@ PURGE = r"DELETE FROM runs\b"
 CONFIRM = r"FROM alembic_gcd_lease\b.*\b(FOR SHARE|LOCK IN SHARE MODE)"
 """The fence of a transaction that writes, where the database has row locks."""
 BEGUN = r"INSERT INTO alembic_gcd_cycle\b"
-SETTLED = r"UPDATE alembic_gcd_journal\b.*\bswept_ms"
 
 
 @dataclass(frozen=True)
@@ -43,8 +42,8 @@ class Moment:
     signal: str = "SIGSTOP"
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Durations of gcd's that are shorter in this process: "gcd.store.lease:TERM" and the like."""
-    unlink: float = 0
-    """Seconds that the removal of each file takes: a slow disk."""
+    hangs_after: int | None = None
+    """From then on no file is removed for a minute: a disk that does not answer."""
 
 
 # -- for the tests -------------------------------------------------------------------------------
@@ -97,13 +96,15 @@ def resumed(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
     return ended(process)
 
 
-def ended(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
-    """What has become of it, once it has ended."""
+def ended(
+    process: subprocess.Popen[str], within: float | None = None
+) -> subprocess.CompletedProcess[str]:
+    """What has become of it, once it has ended; TimeoutExpired if it does not within some seconds."""
     import subprocess
 
     from tests.program import TIMEOUT
 
-    out, err = process.communicate(timeout=TIMEOUT)
+    out, err = process.communicate(timeout=within or TIMEOUT)
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
@@ -129,7 +130,7 @@ class Watch:
     """Looks for the moment in everything that is sent to the database."""
 
     def __init__(self, moment: Moment) -> None:
-        self.moment, self.lock, self.found = moment, threading.Lock(), 0
+        self.moment, self.lock, self.found, self.removed = moment, threading.Lock(), 0, 0
         self.transaction = threading.local()
 
     def occurs(self, event: str) -> bool:
@@ -174,7 +175,9 @@ class Watch:
         """The removal of a file."""
 
         def watched(*args: Any, **options: Any) -> Any:
-            time.sleep(self.moment.unlink)
+            self.removed += 1
+            if self.moment.hangs_after is not None and self.removed > self.moment.hangs_after:
+                time.sleep(60)
             return self.around(self.occurs("unlink"), lambda: call(*args, **options))
 
         return watched

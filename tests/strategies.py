@@ -33,16 +33,23 @@ object_places = st.builds(
     Place,
     st.sampled_from(["s3", "gs", "wasbs", "abfss", "sftp", "memory"]),
     st.text("abc.-@", max_size=6),
-    st.lists(st.text(max_size=6).filter(lambda key: "\0" not in key and "/" not in key), max_size=4)
+    st.lists(st.text(max_size=6).filter(lambda key: not set("\0/?#") & set(key)), max_size=4)
     .map("/".join)
     .map(lambda path: path and path + "/"),
 )
 places = file_places | object_places
 
 near_places = st.builds(
-    lambda store, parts: Place(*store, ("/" if store[0] == "file" else "") + "".join(parts)),
-    st.sampled_from([("file", ""), ("s3", "b"), ("s3a", "b"), ("s3", "b2")]),
-    st.lists(st.sampled_from(["1/", "10/", "1-/", "a/"]), max_size=4),
+    lambda store, parts: below(store, *parts),
+    st.sampled_from(
+        [
+            Place("file", "", "/"),
+            Place("s3", "b", ""),
+            Place("s3a", "b", ""),
+            Place("s3", "b2", ""),
+        ]
+    ),
+    st.lists(st.sampled_from(["1", "10", "1-", "a"]), max_size=4),
 )
 """Places of which many are equal, contain one another, or only look as if they did."""
 
@@ -78,34 +85,32 @@ def made_sites() -> dict[str, Site | Keep]:
 SITES = made_sites()
 ROOTS = frozenset({site.root for site in SITES.values() if isinstance(site, Site)} | {ATTIC})
 
-times = st.sampled_from([age + shift for age in AGES for shift in (-TICK, timedelta(0), TICK)]).map(
-    lambda ago: NOW - ago
-)
+TIMES = [NOW - age - shift for age in AGES for shift in (-TICK, timedelta(0), TICK)]
+times = st.sampled_from(TIMES)
 
 
 @st.composite
 def candidates(draw: st.DrawFn, entity: str) -> Candidate:
     """A soft-deleted entity, often where MLflow puts it, sometimes anywhere."""
-    experiment = draw(st.sampled_from(sorted(LOCATIONS)))
+    experiment = draw(st.sampled_from(["1", "10", "2", "3"] * 4 + ["4", "5", "6"]))
     location = LOCATIONS[experiment]
     kind = Kind.LOGGED_MODEL if entity.startswith("m-") else Kind.RUN
     tail = f"models/{entity}/artifacts" if kind is Kind.LOGGED_MODEL else f"{entity}/artifacts"
-    uri = draw(
-        st.sampled_from([f"{location}/{tail}"] * 3 + [None, f"/attic/{experiment}/{tail}"])
-        | st.sampled_from(["", "mlruns/x", "/attic", f"/data/mlruns/{tail}", f"ftp://x/{tail}"])
-    )
+    canonical, elsewhere = f"{location}/{tail}", f"/attic/{experiment}/{tail}"
+    refused = ["", "mlruns/x", "/attic", f"/data/mlruns/{tail}", f"ftp://x/{tail}"]
+    uri = draw(st.sampled_from([canonical] * 8 + [None, elsewhere] * 4 + refused))
     return Candidate(
-        kind=draw(st.sampled_from([kind] * 5 + [Kind.EXPERIMENT])),
+        kind=draw(st.sampled_from([kind] * 20 + [Kind.EXPERIMENT])),
         id=entity,
         experiment_id=experiment,
         token="deleted@1",
-        deleted_at=draw(st.none() | times),
+        deleted_at=draw(st.sampled_from([NOW - 2 * AGES[-1]] * 12 + TIMES + [None] * 4)),
         uri=uri,
         location=location,
         first_seen_at=draw(st.none() | times),
-        is_running=draw(st.sampled_from([False, False, True])),
+        is_running=draw(st.sampled_from([False] * 5 + [True])),
         last_active_at=draw(st.none() | times),
-        feeds=draw(st.sampled_from([None, None, "m-live"])),
+        feeds=draw(st.sampled_from([None] * 5 + ["m-live"])),
     )
 
 
@@ -138,7 +143,7 @@ def holds(draw: st.DrawFn, found: list[Candidate]) -> tuple[Hold, Place | None]:
 @st.composite
 def roots(draw: st.DrawFn, place: Place) -> Root:
     """What is known of a storage root: often that it is the right one, and healthy."""
-    if draw(st.booleans()):
+    if draw(st.integers(0, 2)):
         return Root(place, Probe(is_there=True, is_named_found=True))
     return Root(
         place,

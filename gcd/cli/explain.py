@@ -16,6 +16,7 @@ from gcd.cli.render import console, decision_json, sample_line
 from gcd.cli.session import Session, open_session
 from gcd.cli.words import REASONS, moment
 from gcd.errors import GcdError
+from gcd.logs import mask
 from gcd.model import Entry, EntryState
 from gcd.planning.plan import Decision
 
@@ -68,7 +69,7 @@ def decided(decision: Decision) -> list[str]:
         return [f"run {run} would be collected now", f"  {sample_line(decision)}"]
     lines = [f"run {run} would be kept"]
     for keep in decision.keep:
-        lines.append(f"  {keep.reason}: {keep.detail}")
+        lines.append(f"  {keep.reason}: {mask(keep.detail)}")
         lines.append(f"    {REASONS[keep.reason][1]}")
     return lines
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import click
 
+from gcd.logs import mask
 from gcd.planning.plan import Plan
 from gcd.planning.policy import Keep
 
@@ -44,7 +45,7 @@ def report_named(
     for run in missed:
         if run in named.kept:
             keep = named.kept[run]
-            reason = f"kept, {keep.reason}: {keep.detail}"
+            reason = f"kept, {keep.reason}: {mask(keep.detail)}"
         elif run in found:
             reason = "kept: it is active; gcd collects only what is soft-deleted"
         else:

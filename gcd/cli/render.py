@@ -128,7 +128,7 @@ def decision_json(decision: Decision) -> dict[str, Any]:
         "experiment_id": candidate.experiment_id,
         "deleted_at": candidate.deleted_at.isoformat() if candidate.deleted_at else None,
         "decision": "keep" if decision.keep else "collect",
-        "reasons": [{"reason": k.reason.value, "detail": k.detail} for k in decision.keep],
+        "reasons": [{"reason": k.reason.value, "detail": mask(k.detail)} for k in decision.keep],
         "target": mask(place_uri(decision.target.place)) if decision.target else None,
     }
 

@@ -17,6 +17,8 @@ from gcd.model import Candidate, Kind, Place, Target
 NO_PLACE = frozenset({"runs", "models"})
 """Schemes that name another URI, not a place."""
 PROXY_PATH = re.compile(r"/(?:ajax-)?api/2\.0/mlflow-artifacts/artifacts/(?P<path>.*)", re.DOTALL)
+UNQUOTINGS = 10
+"""How often MLflow's server unquotes a path before it gives up."""
 SYSTEM = frozenset(
     [
         "bin",
@@ -72,11 +74,11 @@ def parse_place(uri: str, scope: Scope) -> Place:
     """
     if not uri.strip() or "\0" in uri:
         raise UnsafeTarget("the URI is empty" if not uri.strip() else "the URI holds a NUL")
-    if uri.startswith("/"):
-        return local_place(uri, uri)
+    if uri.startswith("/"):  # MLflow unquotes a bare path as it does a file: URI (tried)
+        return local_place(uri, unquote(uri, errors="surrogateescape"))
     scheme, colon, rest = uri.partition(":")
     if not colon or not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]+", scheme):
-        raise UnsafeTarget(f"{uri!r} is relative to a folder that only the server knows")
+        raise UnsafeTarget(f"{shown(uri)} is relative to a folder that only the server knows")
     scheme = scheme.lower()
     if scheme == "file":
         return file_place(uri, rest)
@@ -87,11 +89,13 @@ def parse_place(uri: str, scope: Scope) -> Place:
         host, path = split_authority(rest)
         proxied = PROXY_PATH.fullmatch("/" + path)
         if proxied is None:
-            raise UnknownScheme(f"nobody can delete at {scheme}://{host}/…")
+            raise UnknownScheme(f"nobody can delete at {scheme}://{without_password(host)}/…")
         return proxied_place(uri, host, proxied["path"], scope)
     if scheme in NO_PLACE or not rest.startswith("/"):
-        raise UnsafeTarget(f"{uri!r} is a reference, not a place")
+        raise UnsafeTarget(f"{shown(uri)} is a reference, not a place")
     authority, path = split_authority(rest)
+    if "?" in path or "#" in path:  # MLflow leaves both out of the key: it is not what it says
+        raise UnsafeTarget(f"{shown(uri)} has a query or a fragment")
     return Place(scheme, without_password(authority), closed(path))
 
 
@@ -109,6 +113,11 @@ def without_password(authority: str) -> str:
     return f"{user.partition(':')[0]}{at}{host}"
 
 
+def shown(uri: str) -> str:
+    """A URI for people, without its password."""
+    return repr(re.sub(r"(://[^/?#@]*?):[^/?#@]*@", r"\1@", uri))
+
+
 def closed(path: str) -> str:
     """A raw path that ends in "/", except that of a whole bucket, which is empty."""
     return path if not path or path.endswith("/") else path + "/"
@@ -118,11 +127,11 @@ def file_place(uri: str, rest: str) -> Place:
     """The place of a file: URI, which is percent-encoded."""
     authority, path = split_authority(rest)
     if authority not in ("", "localhost"):
-        raise UnsafeTarget(f"{uri!r} is on the host {authority}")
+        raise UnsafeTarget(f"{shown(uri)} is on the host {without_password(authority)}")
     if not rest.startswith("/"):
-        raise UnsafeTarget(f"{uri!r} is relative to a folder that only the server knows")
+        raise UnsafeTarget(f"{shown(uri)} is relative to a folder that only the server knows")
     if "?" in path or "#" in path:
-        raise UnsafeTarget(f"{uri!r} has a query or a fragment")
+        raise UnsafeTarget(f"{shown(uri)} has a query or a fragment")
     return local_place(uri, "/" + unquote(path, errors="surrogateescape"))
 
 
@@ -131,14 +140,14 @@ def local_place(uri: str, path: str) -> Place:
     names = [name for name in path.split("/") if name]
     refuse_dots(uri, names)
     if "\0" in path:
-        raise UnsafeTarget(f"{uri!r} holds a NUL")
+        raise UnsafeTarget(f"{shown(uri)} holds a NUL")
     return Place("file", "", "/" + "".join(name + "/" for name in names))
 
 
 def proxied_place(uri: str, host: str, path: str, scope: Scope) -> Place:
     """What the tracking server would make of a proxied path: a path below its destination."""
-    names = {host, host.rpartition(":")[0] or host}
-    if host and not names & scope.hosts:
+    name = host.rpartition("@")[2]
+    if host and not {name, re.sub(r":\d*$", "", name)} & scope.hosts:
         raise UnknownScheme(
             f"artifacts of the tracking server {without_password(host)} are not known to be here",
             hint=f'list it in artifacts.hosts = ["{without_password(host)}"] if they are',
@@ -148,17 +157,29 @@ def proxied_place(uri: str, host: str, path: str, scope: Scope) -> Place:
             "proxied artifacts (mlflow-artifacts:) without a known destination",
             hint="give --artifacts-destination as the tracking server has it",
         )
-    refuse_dots(uri, [unquote(name) for name in path.split("/")])
-    below_it = scope.destination.path + path.lstrip("/")
+    names = [name for name in served(path).split("/") if name]
+    refuse_dots(uri, names)
+    if any(each in name for name in names for each in "?#\0"):
+        raise UnsafeTarget(f"{shown(uri)} has a query, a fragment or a NUL")
+    below_it = scope.destination.path + "".join(name + "/" for name in names)
     if scope.destination.scheme == "file":
         return local_place(uri, below_it)
     return Place(scope.destination.scheme, scope.destination.authority, closed(below_it))
 
 
+def served(path: str) -> str:
+    """A proxied path as the tracking server takes it: unquoted until it stops changing (tried)."""
+    for _ in range(UNQUOTINGS):
+        before, path = path, unquote(path, errors="surrogateescape")
+        if path == before:
+            return path
+    raise UnsafeTarget(f"{shown(path)} is quoted more often than MLflow undoes")
+
+
 def refuse_dots(uri: str, names: list[str]) -> None:
     """A "." or ".." segment could lead anywhere."""
     if any(name in (".", "..") for name in names):
-        raise UnsafeTarget(f"{uri!r} has a segment of dots")
+        raise UnsafeTarget(f"{shown(uri)} has a segment of dots")
 
 
 def place_uri(place: Place) -> str:
@@ -261,11 +282,11 @@ def make_target(candidate: Candidate, uri: str | None, site: Site, scope: Scope)
     place = home if uri is None else parse_place(uri, scope)
     if place == home:
         refuse_sacred(site, scope)
-        return checked(Target(below(site.true, *names), site.root))
+        return checked(Target(below(site.true, *names), site.root), scope)
     suffix = "/" + "/".join(names) + "/"
     roots = [root for root in scope.roots if contains(root, place)]
     if roots and place.path.endswith(suffix):
-        return checked(Target(place, max(roots, key=lambda root: len(root.path))))
+        return checked(Target(place, max(roots, key=lambda root: len(root.path))), scope)
     raise UnsafeTarget(
         f"its artifact URI {place_uri(place)} is not {place_uri(home)}",
         hint="artifacts.roots allows more places for trees that carry the right id",
@@ -285,17 +306,22 @@ def refuse_sacred(site: Site, scope: Scope) -> None:
 def own_names(candidate: Candidate) -> tuple[str, ...]:
     """The names from the experiment's location down to the candidate's tree."""
     if candidate.kind not in FOLDERS:
-        raise UnsafeTarget(f"a {candidate.kind} has no tree of its own")
+        raise UnsafeTarget(f"the kind {candidate.kind} has no tree of its own")
     if not candidate.id or candidate.id in (".", "..") or re.search(r"[/\0]", candidate.id):
         raise UnsafeTarget(f"{candidate.id!r} cannot be the name of a folder")
     return (*FOLDERS[candidate.kind], candidate.id, "artifacts")
 
 
-def checked(target: Target) -> Target:
-    """The same target, which must lie at least two folders below its root."""
+def checked(target: Target, scope: Scope) -> Target:
+    """The same target, which must lie at least two folders below its root, and hold no other root."""
     rest = target.place.path.removeprefix(target.root.path)
     if not contains(target.root, target.place) or len(rest.strip("/").split("/")) < 2:
         raise UnsafeTarget(
             f"{place_uri(target.place)} is not well below its storage root {place_uri(target.root)}"
         )
+    for root in (*scope.roots, *([scope.destination] if scope.destination else [])):
+        if contains(target.place, root):
+            raise UnsafeTarget(
+                f"{place_uri(target.place)} holds the storage root {place_uri(root)}"
+            )
     return target

@@ -9,8 +9,10 @@ import re
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from datetime import datetime
+from urllib.parse import unquote
 
 from gcd.model import Candidate, Hold, KeepReason, Place, Reach
+from gcd.planning.guard import UNQUOTINGS
 
 ALIASES = {
     "s3a": "s3",
@@ -21,7 +23,10 @@ ALIASES = {
     "abfss": "azure",
 }
 """Schemes under which one tree is recorded in several spellings."""
-IDENTIFIER = re.compile(r"(?:m-|tr-)?[0-9A-Za-z_.-]{16,}")
+WORD = re.compile(r"[0-9A-Za-z_.-]{16,}")
+"""What may be an id of an importer's."""
+MLFLOW_ID = re.compile(r"(?=((?:m-|tr-)?[0-9A-Fa-f]{32}))")
+"""MLflow's own ids, wherever in a word they stand."""
 
 
 class HoldIndex:
@@ -51,9 +56,8 @@ class HoldIndex:
             trees.setdefault(key(place), hold)
         if hold.uri and (place is None or hold.reason is KeepReason.REGISTERED):
             # Sources come in many spellings, and some nobody can place: an id in them is enough.
-            for segment in re.split(r"[/:@?#]", hold.uri):
-                if IDENTIFIER.fullmatch(segment):
-                    self._entities.setdefault(segment, hold)
+            for entity in ids_in(hold.uri):
+                self._entities.setdefault(entity, hold)
 
     def on(self, entity_id: str) -> Hold | None:
         """What holds an entity by its id."""
@@ -81,6 +85,17 @@ class HoldIndex:
                 return around
             end = tree.rfind("/", 0, end)
         return None
+
+
+def ids_in(text: str) -> set[str]:
+    """Whatever in a text may be the id of an entity, however often it is quoted."""
+    found: set[str] = set()
+    for _ in range(UNQUOTINGS):
+        found.update(WORD.findall(text), MLFLOW_ID.findall(text))
+        before, text = text, unquote(text)
+        if text == before:
+            break
+    return found
 
 
 def key(place: Place) -> str:

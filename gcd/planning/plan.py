@@ -40,6 +40,9 @@ PRECEDENCE = (
 """The order in which the reasons of one candidate are told: what people decided comes first."""
 
 
+UNKNOWN_ROOT = "nothing is known of its storage root"
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
     """A candidate with its reasons to be kept, most telling first; none: it is collected."""
@@ -114,7 +117,8 @@ def against(candidate: Candidate, target: Target, facts: Facts) -> Iterable[Keep
     over = None if candidate.kind is Kind.EXPERIMENT else facts.holds.over(target.place)
     if over is not None:
         yield Keep(over.reason, over.because)
-    unfit = check_root(facts.roots[target.root], facts.gate)
+    root = facts.roots.get(target.root)
+    unfit = check_root(root, facts.gate) if root else Keep(KeepReason.UNREACHABLE, UNKNOWN_ROOT)
     if unfit is not None:
         yield unfit
 

@@ -43,7 +43,10 @@ def parse_uri(uri: str) -> URL:
     """
     if "://" not in uri:
         if uri.startswith("databricks"):
-            raise StoreRefused("a Databricks workspace is not a database that gcd can open")
+            raise StoreRefused(
+                "a Databricks workspace is not a database that gcd can open",
+                hint=f"gcd works on a tracking server's own database: {FORMS}",
+            )
         raise StoreRefused(
             f"{uri!r} is a folder, not a database: gcd does not work on MLflow's file store",
             hint=f"give the database of the tracking server: {FORMS}",

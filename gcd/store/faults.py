@@ -98,10 +98,11 @@ def translate(error: sa.exc.DBAPIError) -> GcdError:
 
 def by_code(error: sa.exc.DBAPIError) -> Make | None:
     """By SQLSTATE (PostgreSQL) or error number (MySQL, MariaDB)."""
+    # PyMySQL tells a SQLSTATE too, and it says less than the number.
+    if number := error_number(error):
+        return MYSQL.get(number)
     state = sqlstate(error)
-    if state:
-        return next((make for prefix, make in POSTGRESQL if state.startswith(prefix)), None)
-    return MYSQL.get(error_number(error))
+    return next((make for prefix, make in POSTGRESQL if state and state.startswith(prefix)), None)
 
 
 def by_message(text: str) -> Make | None:

@@ -5,15 +5,19 @@ It must never alter a table, an index or a revision of MLflow's.
 
 from __future__ import annotations
 
+import threading
+
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-from gcd.errors import PrivilegeMissing, StoreRefused
+from gcd.errors import PrivilegeMissing, StoreRefused, StoreUnreachable
 from gcd.store.connection import reading, writing
 
 VERSION = 1
+ATTEMPTS = 5
+"""How often the tables are made where another collector is making them too."""
 PREFIX = "alembic_gcd_"
 """MLflow 2.3 to 2.22 compares the set of tables at start-up and leaves such names out (tried)."""
 
@@ -141,25 +145,32 @@ def ensure(engine: Engine) -> bool:
     with reading(engine) as conn:
         if version_of(conn) == VERSION:
             return False
-    try:
-        with writing(engine) as conn:
-            metadata.create_all(conn, checkfirst=True)
-            if version_of(conn) is None:
-                conn.execute(meta.insert().values(name="version", value=str(VERSION)))
-                conn.execute(
-                    lease.insert().values(name="collector", epoch=0, expires_ms=0, holder=None)
-                )
-    except PrivilegeMissing as error:
-        raise PrivilegeMissing(
-            f"gcd's own tables ({PREFIX}…) are missing and this role may not create them: {error}",
-            hint="`gcd init --sql` prints the statements for a database administrator",
-        ) from error
-    except StoreRefused:
-        # Two collectors may create at the same moment: the other one's tables are as good.
-        with reading(engine) as conn:
-            if version_of(conn) != VERSION:
+    for attempt in range(ATTEMPTS):
+        try:
+            create(engine)
+            break
+        except PrivilegeMissing as error:
+            raise PrivilegeMissing(
+                f"gcd's own tables ({PREFIX}…) are missing; this role may not create them: {error}",
+                hint="`gcd init --sql` prints the statements for a database administrator",
+            ) from error
+        except (StoreRefused, StoreUnreachable):
+            # Two collectors may create at the same moment: the other one's tables are as good.
+            if attempt == ATTEMPTS - 1:
                 raise
+            threading.Event().wait(0.5)
     return True
+
+
+def create(engine: Engine) -> None:
+    """Make what is missing, the version last: a half-made set is completed by the next attempt."""
+    with writing(engine) as conn:
+        metadata.create_all(conn, checkfirst=True)
+        if version_of(conn) is None:
+            conn.execute(
+                lease.insert().values(name="collector", epoch=0, expires_ms=0, holder=None)
+            )
+            conn.execute(meta.insert().values(name="version", value=str(VERSION)))
 
 
 def statements(engine: Engine, role: str, purged: tuple[str, ...]) -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mlflow_store import RealStore
+from tests.mlflow_store import RealStore, local_path
 from tests.program import command, empty_folder, environment
 
 DELETED, LIVE = 100_000, 1_000_000
@@ -60,10 +60,12 @@ def insert(store: RealStore, experiment: str) -> None:
         f" artifact_uri, experiment_id) {ROWS[dialect]} SELECT id, 'n', 'ann', 'FINISHED', 1600000000000,"
         f" CASE WHEN n % 11 = 0 THEN 'deleted' ELSE 'active' END,"
         f" CASE WHEN n % 11 = 0 THEN 1600000000000 + n END,"
-        f" '{home}/' || CASE WHEN n % 1000 = 1 THEN 'imported/' ELSE '' END || id || '/artifacts',"
+        f" '{home}/' || CASE WHEN n % 1000 = 1 AND n % 11 <> 0 THEN 'imported/' ELSE '' END || id || '/artifacts',"
         f" {experiment} FROM {SERIES[dialect]}",
         rows=DELETED + LIVE,
     )
+    for n in range(0, DELETED + LIVE, 500):  # a root where files are found is the right one
+        (local_path(home) / f"{n:032x}" / "artifacts").mkdir(parents=True)
 
 
 def measured(out: Path, *arguments: object, uri: str) -> str:

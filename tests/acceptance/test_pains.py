@@ -197,7 +197,7 @@ def test_pain_16_runs_without_a_stamp_age_from_when_they_were_seen(store: RealSt
     assert store.runs() == {young}
 
 
-@pytest.mark.parametrize("age", ["1.2.3d", "30", "30D", "-1d", "nan", "1d1d", "soon"])
+@pytest.mark.parametrize("age", ["1.2.3d", "30", "30x", "-1d", "nan", "1d1d", "soon"])
 def test_pain_16_a_malformed_age_is_refused(store: RealStore, age: str) -> None:
     run = store.run(store.experiment("e"))
     store.delete(run)
@@ -221,7 +221,9 @@ def test_pain_18_a_restore_that_is_under_way_wins(store: RealStore) -> None:
     out, err = process.communicate(timeout=60)
 
     assert process.returncode == 0, err
-    assert json.loads(out)["kept"] == {"restored": 1}
+    # On SQLite gcd waits before it plans at all: then the run is simply active again.
+    kept = {} if store.database.dialect == "sqlite" else {"restored": 1}
+    assert json.loads(out)["kept"] == kept
     assert before.without([free]).against(Snapshot.of(store.database, store.root)) == []
 
 

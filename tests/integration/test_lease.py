@@ -47,7 +47,9 @@ def pass_elsewhere(store: RealStore, expires_ms: int = 0) -> None:
 
 def entries(store: RealStore) -> list[str]:
     """The entity of each journal entry."""
-    return sorted(str(row[0]) for row in store.database.rows("SELECT entity_id FROM alembic_gcd_journal"))
+    return sorted(
+        str(row[0]) for row in store.database.rows("SELECT entity_id FROM alembic_gcd_journal")
+    )
 
 
 # -- who holds it --------------------------------------------------------------------------------
@@ -171,6 +173,7 @@ def test_one_that_stalled_between_transactions_purges_nothing_more(store: RealSt
     assert entries(store) == sorted(gone)
     collect(store.uri)
     assert before.without(runs).against(Snapshot.of(store.database, store.root)) == []
+
 
 @WITH_ROW_LOCKS
 def test_one_that_stalled_in_a_purge_loses_its_transaction(store: RealStore) -> None:
