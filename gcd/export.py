@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from gcd.errors import GcdError
+from gcd.store.tracking import TrackingStore
+from gcd.survey import Settings
 
 NAME = "gcd-cycle-{cycle:06}-{at:%Y%m%dT%H%M%SZ}.jsonl.gz"
 OURS = re.compile(r"gcd-cycle-\d{6,}-\d{8}T\d{6}Z\.jsonl\.gz")
@@ -35,25 +37,33 @@ class Exporter:
         self._file: BinaryIO | None = None
         self._lines: gzip.GzipFile | None = None
         self._batch = 0
+        self._is_begun = False
 
     def write(self, table: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """Keep rows of a table. Raises GcdError."""
         for row in rows:
+            if not self._is_begun:
+                self._is_begun = True
+                self._batch += 1
+                self._line({"batch": self._batch})
             self._line({"table": table, "row": {name: plain(value) for name, value in row.items()}})
 
     @contextmanager
     def batch(self) -> Iterator[None]:
         """Mark what is written inside by how the transaction around it ended."""
-        self._batch += 1
-        self._line({"batch": self._batch})
+        self._is_begun = False
         try:
             yield
         except BaseException:
             with suppress(GcdError):  # the error that is on its way says more
-                self._line({"abandoned": self._batch})
+                self._end("abandoned")
                 self.seal()
             raise
-        self._line({"committed": self._batch})
+        self._end("committed")
+
+    def _end(self, how: str) -> None:
+        if self._is_begun:
+            self._line({how: self._batch})
 
     def seal(self) -> None:
         """Make durable what was written. Raises GcdError."""
@@ -128,3 +138,19 @@ def prune(folder: Path, before: datetime) -> int:
     return gone
 
 
+@contextmanager
+def exporting(
+    store: TrackingStore, settings: Settings, cycle: int, now: datetime
+) -> Iterator[None]:
+    """Let the store export what is purged inside, if that is wanted; old exports go first."""
+    if settings.export_to is None:
+        yield
+        return
+    prune(settings.export_to, now - settings.keep_exports)
+    exporter = Exporter(settings.export_to, cycle, now)
+    store.export = exporter
+    try:
+        yield
+    finally:
+        store.export = None
+        exporter.close()

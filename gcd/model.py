@@ -92,8 +92,10 @@ class Candidate:
     first_seen_at: datetime | None = None
     is_running: bool = False
     last_active_at: datetime | None = None
-    feeds: str | None = None
-    """A live logged model that this run's metrics belong to."""
+    feeds: tuple[str, ...] = ()
+    """The live logged models that this run's metrics belong to."""
+    is_in_use: bool = False
+    """An active logged model that something live uses: no candidate after all."""
     archive_uri: str | None = None
     """A second tree, where MLflow put a trace's payload when it archived it."""
     experiment: str | None = None

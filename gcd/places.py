@@ -119,6 +119,10 @@ class Places:
             if place is not None:
                 yield place
 
+    def looked_at(self) -> dict[Place, Root]:
+        """Every root that was looked at, with what is remembered of it."""
+        return self.store.roots(self._probes, self.now)
+
     def probe_of(self, root: Place) -> Probe:
         """What a look at the root found; it is looked at once."""
         return self._probes.get(root, Probe(is_there=False))

@@ -5,20 +5,22 @@ It must never write, anywhere: `gcd plan`, a dry run and a cycle all decide by i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from pathlib import Path
 
 from gcd.artifacts.registry import Registry
 from gcd.errors import ArtifactError, BackendError, TransientArtifactError, UnsafeTarget
-from gcd.model import Candidate, KeepReason, Kind, Place, Target, Usage
+from gcd.model import Candidate, KeepReason, Kind, Target, Usage
+from gcd.places import Places, told
 from gcd.planning.gate import Gate
 from gcd.planning.guard import Scope
 from gcd.planning.holds import HoldIndex
 from gcd.planning.plan import Decision, Facts, Plan, locate, make_plan
 from gcd.planning.policy import Keep, Policy, RunsOfLiveModels
-from gcd.places import Places, told
+from gcd.planning.quota import Choice, Key, Quota, check_fuse, within
 from gcd.store.read import Wanted
 from gcd.store.tracking import TrackingStore
 
@@ -58,6 +60,11 @@ class Settings:
     batch_entities: int = 500
     batch_rows: int = 50_000
     keep_history: timedelta = timedelta(days=90)
+    quota: Quota = field(default_factory=Quota)
+    max_share: float | None = None
+    """The fuse: the largest share of the store's entities that a cycle may collect."""
+    export_to: Path | None = None
+    keep_exports: timedelta = timedelta(days=365)
 
 
 class Survey:
@@ -71,11 +78,33 @@ class Survey:
         self.now = now
         self.settings = settings
         self.places = Places(store, registry, settings.scope, now)
+        self._chosen: set[Key] | None = None
+        self._leaving: set[str] = set()
+        """Logged models that this plan collects together with the runs that made them."""
 
     # -- what there is ---------------------------------------------------------------------------
 
     def plans(self) -> Iterator[Plan]:
-        """The plan, page by page, experiments last; it writes nothing, anywhere."""
+        """The plan, page by page, experiments last, within the quota; it writes nothing, anywhere."""
+        if self._chosen is None:
+            yield from self._unlimited()
+            return
+        for plan in self._unlimited():
+            yield within(plan, self._chosen)
+
+    def choose(self) -> None:
+        """Decide beforehand what a quota leaves, where one is set. Raises FuseBlown."""
+        quota, share = self.settings.quota, self.settings.max_share
+        if not quota.chooses and share is None:
+            return
+        choice = Choice(quota)
+        for plan in self._unlimited():
+            sizes = self.measured(plan) if quota.max_bytes is not None else {}
+            choice.add(plan, {entity: usage.bytes for entity, usage in sizes.items()})
+        check_fuse(choice.seen, sum(self.store.counts().values()), share)
+        self._chosen = choice.chosen() if quota.chooses else None
+
+    def _unlimited(self) -> Iterator[Plan]:
         holds = self.holds()
         selection = self.settings.selection
         if selection.logged_models is not None or not selection.is_narrowed:
@@ -86,7 +115,9 @@ class Survey:
             for group in self._groups(selection.experiments):
                 yield from self._plans_of_group(group, holds)
         if selection.jobs is not None or selection.with_jobs:
-            for page in self.store.finished_jobs(self._oldest_job(), selection.jobs, self._workspaces):
+            for page in self.store.finished_jobs(
+                self._oldest_job(), selection.jobs, self._workspaces
+            ):
                 yield self.plan_page(page, holds)
 
     @property
@@ -107,11 +138,42 @@ class Survey:
             with_source_run=self._collects_models_of_runs,
         )
         for page in self.store.candidates(kind, wanted, PAGE):
-            yield self.plan_page(page, holds)
+            yield self._planned_apart(page, holds)
+
+    def _planned_apart(self, page: Sequence[Candidate], holds: HoldIndex) -> Plan:
+        """A page of runs or logged models; a run whose models go before it feeds none that is live."""
+        deleted = [
+            replace(each, feeds=tuple(m for m in each.feeds if m not in self._leaving))
+            for each in page
+            if not each.is_in_use
+        ]
+        plan = self.plan_page(deleted, holds)
+        if self._collects_models_of_runs:
+            self._leaving.update(
+                d.candidate.id for d in plan.collect if d.candidate.kind is Kind.LOGGED_MODEL
+            )
+        return plan
 
     @property
     def _collects_models_of_runs(self) -> bool:
         return self.settings.policy.runs_of_live_models is RunsOfLiveModels.COLLECT_BOTH
+
+    def feeding_both(self, plan: Plan) -> int:
+        """How many runs are kept for their live models that `collect_both` would collect."""
+        fed = {
+            decision.candidate.id: decision.candidate.feeds
+            for decision in plan.keep
+            if decision.keep[0].reason is KeepReason.FEEDS_LIVE_MODEL
+        }
+        models = tuple({model for feeds in fed.values() for model in feeds})
+        wanted = Wanted(ids=models, with_source_run=True)
+        free = {
+            each.id
+            for page in (self.store.candidates(Kind.LOGGED_MODEL, wanted, PAGE) if models else ())
+            for each in page
+            if not each.is_in_use
+        }
+        return sum(free.issuperset(feeds) for feeds in fed.values())
 
     def _groups(self, ids: tuple[str, ...] | None) -> Iterator[list[Candidate]]:
         wanted = Wanted(ids=ids, workspaces=self._workspaces)
@@ -127,7 +189,7 @@ class Survey:
         wanted = Wanted(experiments=tuple(each.id for each in group))
         for kind in (Kind.LOGGED_MODEL, Kind.RUN):
             for page in self.store.candidates(kind, wanted, PAGE):
-                plan = self.plan_page(page, holds)
+                plan = self._planned_apart(page, holds)
                 for decision in plan.keep:
                     kept.setdefault(decision.candidate.experiment_id, because(decision))
                 yield plan
@@ -145,9 +207,7 @@ class Survey:
                     found[part.experiment_id] = Keep(where.reason, detail)
         return found
 
-    def members(
-        self, kind: Kind, experiments: Sequence[str], holds: HoldIndex
-    ) -> Iterator[Plan]:
+    def members(self, kind: Kind, experiments: Sequence[str], holds: HoldIndex) -> Iterator[Plan]:
         """What goes with experiments that are collected: logged models and traces, page by page."""
         wanted = Wanted(experiments=tuple(experiments), is_member=True)
         for page in self.store.candidates(kind, wanted, PAGE):
@@ -213,10 +273,7 @@ class Survey:
     def measured(self, plan: Plan) -> dict[str, Usage]:
         """Objects and bytes of the trees to collect, by entity, measured many at once."""
         pairs = [
-            (d.candidate.id, target)
-            for d in plan.collect
-            for target in d.targets
-            if has_tree(d)
+            (d.candidate.id, target) for d in plan.collect for target in d.targets if has_tree(d)
         ]
         with ThreadPoolExecutor(self.settings.hands, thread_name_prefix="gcd-measure") as pool:
             found: dict[str, Usage] = {}

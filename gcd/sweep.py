@@ -22,7 +22,7 @@ from gcd.errors import (
     UnsafeTarget,
 )
 from gcd.logs import mask
-from gcd.model import Entry, Outcome, Place, Result, Root, Target
+from gcd.model import Entry, Kind, Outcome, Place, Result, Root, Target
 
 GROUP = 200
 """Sweeps made durable by one flush."""
@@ -115,6 +115,9 @@ class _Sweep:
         store = self._store(target.place.scheme)
         if because := self.veto(entry):
             return Outcome(entry, Result.PARKED, error=_sentence(because))
+        if entry.kind is Kind.EXPERIMENT:
+            store.prune(target)
+            return Outcome(entry, Result.SWEPT)
         deleted = self._counted(store, target, root)
         return Outcome(entry, Result.SWEPT, usage=deleted.usage, changed_at=deleted.changed_at)
 

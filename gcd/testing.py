@@ -111,6 +111,9 @@ class MemoryArtifactStore:
             newest = max((stored.changed_at for stored in found.values()), default=None)
             return Deleted(_usage(found.values()), newest)
 
+    def prune(self, folder: Target) -> None:
+        """Nothing: a bucket has no folders."""
+
     def flush(self, targets: Iterable[Target]) -> None:
         """Note what was asked to be made durable."""
         with self._lock:
@@ -190,6 +193,10 @@ class FaultyArtifactStore:
             self.inner.delete(replace(target, place=place), root)
 
         return self._call("delete", lambda: self.inner.delete(target, root), delete_part)
+
+    def prune(self, folder: Target) -> None:
+        """As `inner`, or a fault."""
+        self._call("prune", lambda: self.inner.prune(folder))
 
     def flush(self, targets: Iterable[Target]) -> None:
         """As `inner`, or a fault."""

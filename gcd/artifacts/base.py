@@ -72,5 +72,11 @@ class ArtifactStore(Protocol):
         another one is a TransientArtifactError, not an empty tree. Raises an ArtifactError.
         """
 
+    def prune(self, folder: Target) -> None:
+        """Remove the folder of an experiment that is gone, if nothing but empty folders is in it.
+
+        What is not there, or holds anything, is left as it is. A store without folders does nothing.
+        """
+
     def flush(self, targets: Iterable[Target]) -> None:
         """Make finished deletions durable, before they are settled in the journal."""

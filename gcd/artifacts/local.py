@@ -30,6 +30,8 @@ QUICK_HANDS = 2
 PATIENCE = timedelta(milliseconds=10)
 """On a disk that answers at once more hands only take the interpreter from one another (eight were
 half as fast as two); on one that does not, nobody waits longer than this for a turn."""
+LAYOUT = ("models", "traces")
+"""The folders that MLflow makes in an experiment's, besides those of its runs."""
 NOT_SUPPORTED = frozenset({errno.EINVAL, errno.ENOTSUP, errno.ENOSYS})
 
 
@@ -126,6 +128,24 @@ class LocalArtifactStore:
             if is_my_turn:
                 self._turn.release()
 
+    def prune(self, folder: Target) -> None:
+        """Remove an experiment's folder with MLflow's own empty folders in it, by `rmdir` alone.
+
+        A folder that is the storage root itself stays.
+        """
+        parts = () if folder.place == folder.root else _below(folder)
+        with (
+            suppress(FileNotFoundError),
+            _entered(folder.root) as root,
+            walk.way(root, parts) as folders,
+        ):
+            if len(folders) <= len(parts):
+                return
+            for inner in LAYOUT:
+                _remove_empty(folders[-1], inner)
+            if parts:
+                _remove_empty(folders[-2], parts[-1])
+
     def flush(self, targets: Iterable[Target]) -> None:
         """Write to disk the folders that removed trees and folders were entries of.
 
@@ -133,7 +153,7 @@ class LocalArtifactStore:
         """
         folders = set()
         for target in targets:
-            *holder, _ = _components(target)
+            *holder, _ = _below(target) if target.place != target.root else ("",)
             base = target.root.path
             folders.add((base, base + "/".join(holder[:-1])))
             if os.path.isdir(own := base + "/".join(holder)):
@@ -144,6 +164,16 @@ class LocalArtifactStore:
 
 def _components(target: Target) -> tuple[str, ...]:
     """The names from the root down to the tree: at least the entity's own folder and the tree."""
+    parts = _below(target)
+    if len(parts) < 2:
+        raise UnsafeTarget(
+            f"{shown(target.place.path)} is not in a folder of its own below {shown(target.root.path)}"
+        )
+    return parts
+
+
+def _below(target: Target) -> tuple[str, ...]:
+    """The names from the root down to the place, at least one."""
     place, root = target.place, target.root
     parts = tuple(place.path.removeprefix(root.path).split("/"))
     is_below = (
@@ -153,10 +183,8 @@ def _components(target: Target) -> tuple[str, ...]:
         and place.path.startswith(root.path)
         and parts[-1] == ""
     )
-    if not is_below or len(parts) < 3:
-        raise UnsafeTarget(
-            f"{shown(place.path)} is not a tree in a folder of its own below {shown(root.path)}"
-        )
+    if not is_below or len(parts) < 2:
+        raise UnsafeTarget(f"{shown(place.path)} is not a tree below {shown(root.path)}")
     names = [*root.path.split("/")[1:-1], *parts[:-1]] if root.path != "/" else parts[:-1]
     if not all(_is_name(name) for name in names):
         raise UnsafeTarget(f"{shown(place.path)} has an empty, '.' or '..' component")
@@ -263,6 +291,15 @@ def _remove(folders: list[int], holder: list[str], name: str) -> Deleted:
         if error.errno not in walk.OCCUPIED:
             raise walk.artifact_error(error, "/".join(holder)) from error
     return deleted
+
+
+def _remove_empty(holder: int, name: str) -> None:
+    """Remove a folder if it is empty; a file or a link of that name is no folder."""
+    try:
+        os.rmdir(name, dir_fd=holder)
+    except OSError as error:
+        if error.errno not in (*walk.OCCUPIED, *walk.CHANGED, errno.ENOENT):
+            raise walk.artifact_error(error, name) from error
 
 
 def _sync(base: str, folder: str) -> None:

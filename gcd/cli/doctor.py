@@ -22,7 +22,6 @@ from gcd.cli.options import store_options
 from gcd.cli.render import console
 from gcd.cli.session import NOWHERE, Session, open_session
 from gcd.errors import ArtifactError, BackendError, UsageError
-from gcd.model import Root
 from gcd.planning.gate import check_root
 from gcd.planning.guard import parse_place, place_uri
 from gcd.store.checkup import Finding, Grade, examine
@@ -74,11 +73,10 @@ def environment(session: Session) -> Iterator[Finding]:
 
 def roots(session: Session) -> Iterator[Finding]:
     """Each storage root that soft-deleted runs lie below: is it the right one, can gcd delete there?"""
-    now = session.store.now()
-    survey = session.survey(now)
-    seen: dict[str, Root] = {}
-    for found in survey.root_pages():
-        seen.update({place_uri(place): root for place, root in found.items()})
+    survey = session.survey(session.store.now())
+    for _ in survey.plans():
+        pass  # planning looks at every root that something deleted lies below
+    seen = {place_uri(place): root for place, root in survey.places.looked_at().items()}
     for uri, root in sorted(seen.items()):
         keep = check_root(root, session.settings.gate)
         if keep is None:
@@ -86,7 +84,7 @@ def roots(session: Session) -> Iterator[Finding]:
         else:
             yield Finding(Grade.FAILURE, "storage root", f"{uri}: {keep.reason}", keep.detail)
     if not seen:
-        yield Finding(Grade.OK, "storage roots", "no soft-deleted run needs one")
+        yield Finding(Grade.OK, "storage roots", "nothing that is soft-deleted needs one")
 
 
 def accept(session: Session, uri: str) -> None:

@@ -1,4 +1,4 @@
-"""`gcd explain`: why one run would be kept or collected, or when it was.
+"""`gcd explain`: why one entity would be kept or collected, or when it was.
 
 It must never write, and decides by the same survey as `gcd plan`.
 """
@@ -13,27 +13,30 @@ import click
 
 from gcd.cli.options import parse_ids, store_options
 from gcd.cli.render import console, decision_json, sample_line
-from gcd.cli.session import Session, open_session
-from gcd.cli.words import REASONS, moment
+from gcd.cli.session import Session, kind_of, open_session
+from gcd.cli.words import REASONS, moment, noun
 from gcd.errors import GcdError
 from gcd.logs import mask
-from gcd.model import Entry, EntryState
+from gcd.model import Entry, EntryState, Kind
 from gcd.planning.plan import Decision
+from gcd.planning.quota import Quota
+from gcd.survey import Selection
 
 
 @click.command()
-@click.argument("run_id")
+@click.argument("entity_id", metavar="ID")
 @store_options
 @click.option("--older-than", metavar="AGE", help="Judge as `gcd gc --older-than AGE` would.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
-def explain(run_id: str, as_json: bool, **options: Any) -> None:
-    """Say why a run would be kept or collected, or when and by which cycle it was collected.
+def explain(entity_id: str, as_json: bool, **options: Any) -> None:
+    """Say why a run, a logged model or an experiment would be kept or collected.
 
-    Exit code 0 if gcd knows the run, 1 if neither the store nor gcd's journal does.
+    If it is gone: when, and by which cycle. Exit code 0 if gcd knows it, 1 if neither the store nor
+    gcd's journal does.
     """
-    parse_ids(run_id, "RUN_ID")
+    parse_ids(entity_id, "ID")
     with open_session(options, read_only=True) as session:
-        found = describe(session, run_id)
+        found = describe(session, kind_of(entity_id), entity_id)
     if as_json:
         click.echo(json.dumps(found))
         return
@@ -42,32 +45,48 @@ def explain(run_id: str, as_json: bool, **options: Any) -> None:
         out.print(line, markup=False)
 
 
-def describe(session: Session, run_id: str) -> dict[str, Any]:
-    """All that is known of a run: what would be decided now, or its history."""
-    now = session.store.now()
-    one = replace(session, settings=replace(session.settings, run_ids=(run_id,)))
-    decisions = [d for page in one.survey(now).plans() for d in (*page.collect, *page.keep)]
-    if decisions:
-        return {**decision_json(decisions[0]), "text": decided(decisions[0])}
-    stage = session.store.stages([run_id])
-    if run_id in stage:
-        text = f"run {run_id} is active: gcd collects only what is soft-deleted"
-        return {"id": run_id, "decision": "active", "text": [text]}
-    history = session.store.history(run_id)
+def describe(session: Session, kind: Kind, entity: str) -> dict[str, Any]:
+    """All that is known of an entity: what would be decided now, or its history."""
+    decision = decide(session, kind, entity)
+    if decision is not None:
+        return {**decision_json(decision), "text": decided(decision)}
+    stages = session.store.stages(kind, [entity])
+    if entity in stages:
+        text = f"{noun(kind)} {entity} is active: gcd collects only what is soft-deleted"
+        return {"kind": kind.value, "id": entity, "decision": "active", "text": [text]}
+    history = session.store.history(entity)
     if history:
-        return {"id": run_id, "decision": "collected", "text": [past(entry) for entry in history]}
+        lines = [past(entry) for entry in history]
+        return {"kind": kind.value, "id": entity, "decision": "collected", "text": lines}
     raise GcdError(
-        f"there is no run {run_id} in {session.uri}, and gcd's journal does not know it",
+        f"there is no {noun(kind)} {entity} in {session.uri}, and gcd's journal does not know it",
         hint="was it collected before the history that the journal keeps (journal.keep_history)?",
     )
 
 
+def decide(session: Session, kind: Kind, entity: str) -> Decision | None:
+    """What would be decided on it now, None if it is no candidate."""
+    ids = (entity,)
+    selection = {
+        Kind.RUN: Selection(runs=ids),
+        Kind.LOGGED_MODEL: Selection(logged_models=ids),
+        Kind.EXPERIMENT: Selection(experiments=ids),
+    }[kind]
+    settings = replace(session.settings, selection=selection, quota=Quota())
+    survey = replace(session, settings=settings).survey(session.store.now())
+    for page in survey.plans():
+        for decision in (*page.collect, *page.keep):
+            if (decision.candidate.kind, decision.candidate.id) == (kind, entity):
+                return decision
+    return None
+
+
 def decided(decision: Decision) -> list[str]:
     """A decision in words, every reason with what changes it."""
-    run = decision.candidate.id
+    what = f"{noun(decision.candidate.kind)} {decision.candidate.id}"
     if not decision.keep:
-        return [f"run {run} would be collected now", f"  {sample_line(decision)}"]
-    lines = [f"run {run} would be kept"]
+        return [f"{what} would be collected now", f"  {sample_line(decision)}"]
+    lines = [f"{what} would be kept"]
     for keep in decision.keep:
         lines.append(f"  {keep.reason}: {mask(keep.detail)}")
         lines.append(f"    {REASONS[keep.reason][1]}")
@@ -76,7 +95,8 @@ def decided(decision: Decision) -> list[str]:
 
 def past(entry: Entry) -> str:
     """A line of the journal in words."""
-    head = f"{entry.kind} {entry.entity_id} was collected by cycle {entry.cycle} at {moment(entry.purged_at)}"
+    what = f"{noun(entry.kind)} {entry.entity_id}"
+    head = f"{what} was collected by cycle {entry.cycle} at {moment(entry.purged_at)}"
     if entry.target is None:
         return f"{head}; it had no files to delete"
     swept = f"its files were deleted at {moment(entry.swept_at)}" if entry.swept_at else None

@@ -23,11 +23,13 @@ from gcd.cli.plan import PARTIAL, planned, run_plan
 from gcd.cli.progress import Progress
 from gcd.cli.render import Summary, console, report_json, show_plan, show_report
 from gcd.cli.session import Session, open_session
+from gcd.cli.words import amounts, counted
 from gcd.collector import Collector
 from gcd.durations import parse_duration
 from gcd.errors import GcdError, Interrupted, UsageError
 from gcd.logs import configure
 from gcd.model import KeepReason
+from gcd.survey import Selection
 
 DEFAULT_AGE = timedelta(days=30)
 
@@ -39,18 +41,23 @@ DEFAULT_AGE = timedelta(days=30)
 @click.option("--yes", "-y", is_flag=True, help="Do not ask before deleting.")
 @click.option("--wait", metavar="TIME", help="Wait this long for another collector to finish.")
 @click.option("--sizes", is_flag=True, help="Measure the files in the plan that is shown.")
+@click.option(
+    "--export",
+    metavar="DIR",
+    help="Write every purged row to DIR before it is gone: compressed JSON lines, one file a cycle.",
+)
 @click.option("--json", "as_json", is_flag=True, help="The report as one JSON object.")
 def gc(
     dry_run: bool, yes: bool, wait: str | None, sizes: bool, as_json: bool, **options: Any
 ) -> None:
-    """Permanently delete soft-deleted runs: their rows and their files.
+    """Permanently delete what is soft-deleted: runs, logged models and experiments, rows and files.
 
     On a terminal the plan is shown first and you are asked. Without a terminal, or with --yes, it is
     not asked.
 
     \b
     Exit codes: 0 done, nothing to do included; 1 error, or "no" at the prompt; 2 usage;
-    3 partial: something deferred or stuck, a storage root unwell, or a named run kept;
+    3 partial: something deferred or stuck, a storage root unwell, or a named id kept;
     10 configuration; 11 another collector is at work; 12 store unreachable;
     14 refused: not MLflow's, schema or privileges; 130 and 143 interrupted.
     """
@@ -75,14 +82,16 @@ def agreed(session: Session, now: datetime, *, sizes: bool) -> bool:
     Raises GcdError (exit 1) on "no".
     """
     summary = Summary(leftovers=session.store.waiting(now))
-    for _ in planned(session.survey(now), summary, Named(None), sizes=sizes):
+    survey = session.survey(now)
+    survey.choose()
+    for _ in planned(survey, summary, Named(Selection()), sizes=sizes):
         pass
     out = console(stderr=True)
     show_plan(out, summary, session.settings.policy, session.uri, now)
     if not summary.collect and not summary.leftovers:
         tell_young(session, summary.kept)
-        return session.settings.run_ids is not None
-    question = f"Permanently delete {summary.collect:,} runs? This cannot be undone"
+        return session.settings.selection.is_narrowed
+    question = f"Permanently delete {amounts(summary.collect)}? This cannot be undone"
     if not click.confirm(question, err=True):
         raise GcdError("nothing was deleted", hint="`gcd plan` shows the plan without asking")
     return True
@@ -92,9 +101,8 @@ def tell_young(session: Session, kept: Mapping[KeepReason, int]) -> None:
     """The default age is gcd's, not MLflow's: say so where it kept something."""
     young = kept.get(KeepReason.TOO_YOUNG, 0)
     if young and session.settings.policy.older_than == DEFAULT_AGE:
-        were = "run was" if young == 1 else "runs were"
         click.echo(
-            f"{young:,} {were} deleted less than 30 days ago; "
+            f"{counted(young, 'entity')} deleted less than 30 days ago; "
             "`--older-than 0s` collects at once, as `mlflow gc` does",
             err=True,
         )
@@ -102,7 +110,7 @@ def tell_young(session: Session, kept: Mapping[KeepReason, int]) -> None:
 
 def collect(session: Session, now: datetime, patience: timedelta | None, *, as_json: bool) -> int:
     """Take the lease, run the cycle, show the report; the exit code."""
-    named = Named(session.settings.run_ids)
+    named = Named(session.settings.selection)
     with stopping() as stop, Progress(named) as progress:
         session.store.prepare()
         lease = session.store.acquire(patience)

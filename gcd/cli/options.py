@@ -42,6 +42,12 @@ def store_options(command: Command) -> Command:
                 help="Taken as the store where it names a database (also $MLFLOW_TRACKING_URI); "
                 "gcd never needs a tracking server.",
             ),
+            click.option(
+                "--registry-store-uri",
+                metavar="URI",
+                help="Database of the model registry, where it is another one: what its versions "
+                "refer to is kept.",
+            ),
             click.option("--store", metavar="NAME", help="A store of the configuration, by name."),
             click.option(
                 "--config",
@@ -56,7 +62,7 @@ def store_options(command: Command) -> Command:
 
 
 def selection_options(command: Command) -> Command:
-    """Which of the soft-deleted runs, for commands that plan."""
+    """Which of what is soft-deleted, for commands that plan."""
     for option in reversed(
         (
             click.option(
@@ -68,8 +74,38 @@ def selection_options(command: Command) -> Command:
             click.option(
                 "--run-ids",
                 metavar="IDS",
-                help="Comma-separated: collect at most these runs. Each that is kept or unknown is "
-                "reported, and the exit code is 3 then.",
+                help="Comma-separated: collect at most these runs, and nothing else but what is named "
+                "by the next options. Each that is kept or unknown is reported, exit code 3.",
+            ),
+            click.option(
+                "--experiment-ids",
+                metavar="IDS",
+                help="The same for experiments, with everything in them.",
+            ),
+            click.option("--logged-model-ids", metavar="IDS", help="The same for logged models."),
+            click.option(
+                "--jobs",
+                is_flag=True,
+                help="Also delete the records of finished jobs that were made that long ago.",
+            ),
+            click.option(
+                "--job-ids",
+                metavar="IDS",
+                help="The same for these jobs alone; says --jobs by itself.",
+            ),
+            click.option(
+                "--workspace",
+                metavar="NAME",
+                help="Only what is in this workspace (also $MLFLOW_WORKSPACE). Without it, and without "
+                "--all-workspaces, the workspace `default`, as `mlflow gc` does.",
+            ),
+            click.option("--all-workspaces", is_flag=True, help="What is in any workspace."),
+            click.option(
+                "--limit",
+                type=click.IntRange(min=1),
+                metavar="N",
+                help="Collect at most N runs, logged models and experiments, those that were deleted "
+                "first; the rest is over_quota.",
             ),
             click.option(
                 "--absent-roots",
@@ -108,14 +144,25 @@ def overrides(options: dict[str, Any]) -> dict[str, object]:
 
     Raises UsageError for a malformed or empty value.
     """
-    keys = {"older_than": "retention.older_than", "absent_roots": "artifacts.absent_roots"}
+    keys = {
+        "older_than": "retention.older_than",
+        "absent_roots": "artifacts.absent_roots",
+        "limit": "quota.max_entities",
+        "export": "journal.export_to",
+    }
     if options.get("older_than") is not None:
         if not options["older_than"].strip():
             raise UsageError(
                 "--older-than is empty", hint="say 30d, or 0s to collect whatever its age"
             )
         parse_duration(options["older_than"])
-    for name in ("backend_store_uri", "artifacts_destination", "tracking_uri"):
+    for name in (
+        "backend_store_uri",
+        "artifacts_destination",
+        "tracking_uri",
+        "registry_store_uri",
+        "workspace",
+    ):
         if options.get(name) is not None and not options[name].strip():
             flag = "--" + name.replace("_", "-")
             raise UsageError(f"{flag} is empty", hint="is a shell variable unset?")

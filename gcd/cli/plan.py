@@ -6,7 +6,7 @@ It must never write, anywhere.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
@@ -16,6 +16,7 @@ from gcd.cli.named import Named, report_named
 from gcd.cli.options import selection_options, store_options
 from gcd.cli.render import Summary, console, decision_json, json_stream, show_plan, summary_json
 from gcd.cli.session import Session, open_session
+from gcd.model import Kind, Usage
 from gcd.planning.plan import Plan
 from gcd.survey import Survey
 
@@ -31,7 +32,7 @@ def plan(as_json: bool, sizes: bool, **options: Any) -> None:
     """Show what `gcd gc` would collect now, what it would keep, and why.
 
     Writes nothing, anywhere: no lease is taken, gcd's own tables need not exist.
-    Exit code 0, or 3 if a run named by --run-ids would be kept or is unknown.
+    Exit code 0, or 3 if something that was named by its id would be kept or is unknown.
     """
     run_plan(options, sizes=sizes, as_json=as_json)
 
@@ -40,9 +41,10 @@ def run_plan(options: dict[str, Any], *, sizes: bool, as_json: bool) -> None:
     """Plan, show, and exit with what the named ids ask for."""
     with open_session(options, read_only=True) as session:
         now = session.store.now()
-        named = Named(session.settings.run_ids)
+        named = Named(session.settings.selection)
         summary = Summary(leftovers=session.store.waiting(now))
         survey = session.survey(now)
+        survey.choose()
         pages = planned(survey, summary, named, sizes=sizes)
         if as_json:
             print_json(session, now, summary, pages)
@@ -57,18 +59,37 @@ def run_plan(options: dict[str, Any], *, sizes: bool, as_json: bool) -> None:
 def planned(survey: Survey, summary: Summary, named: Named, *, sizes: bool) -> Iterator[Plan]:
     """The pages of a plan, counted as they pass."""
     for page in survey.plans():
-        counts = survey.store.row_counts([each.candidate.id for each in page.collect])
-        usage = survey.measured(page) if sizes else None
-        summary.add(page, sum(counts.values()), usage)
+        usage = measured(survey, page) if sizes else None
+        summary.add(page, row_count(survey, page), usage)
+        summary.feeding_both += survey.feeding_both(page)
         named.note(page)
         yield page
+
+
+def row_count(survey: Survey, page: Plan) -> int:
+    """How many rows hang on what a page collects."""
+    ids: dict[Kind, list[str]] = {}
+    for decision in page.collect:
+        ids.setdefault(decision.candidate.kind, []).append(decision.candidate.id)
+    return sum(sum(survey.store.row_counts(kind, each).values()) for kind, each in ids.items())
+
+
+def measured(survey: Survey, page: Plan) -> Usage:
+    """Objects and bytes of what a page collects, and of what goes with the experiments on it."""
+    found = sum(survey.measured(page).values(), Usage())
+    experiments = [d.candidate.id for d in page.collect if d.candidate.kind is Kind.EXPERIMENT]
+    if experiments:
+        holds = survey.holds()
+        for kind in (Kind.LOGGED_MODEL, Kind.TRACE):
+            for members in survey.members(kind, experiments, holds):
+                found += sum(survey.measured(members).values(), Usage())
+    return found
 
 
 def print_json(session: Session, now: datetime, summary: Summary, pages: Iterator[Plan]) -> None:
     """The whole plan as one document, written as it is made."""
     head = {"store": session.uri, "as_of": now.isoformat()}
     decisions = (each for page in pages for each in (*page.collect, *page.keep))
-    write: Callable[[str], None] = lambda text: click.echo(text, nl=False)  # noqa: E731
     for piece in json_stream(head, (decision_json(each) for each in decisions)):
-        write(piece)
+        click.echo(piece, nl=False)
     click.echo(', "summary": ' + json.dumps(summary_json(summary)) + "}")

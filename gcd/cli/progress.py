@@ -16,8 +16,9 @@ from rich.progress import Progress as Bar
 
 from gcd import clock
 from gcd.cli.named import Named
+from gcd.cli.words import counted, noun
 from gcd.logs import mask
-from gcd.model import Outcome, Result
+from gcd.model import Candidate, Kind, Outcome, Result
 from gcd.planning.plan import Plan
 from gcd.planning.policy import Keep
 
@@ -32,7 +33,7 @@ class Progress:
 
     def __init__(self, named: Named, now: Callable[[], float] = clock.monotonic) -> None:
         self.named = named
-        self.planned_runs = self.purged_runs = self.swept_trees = 0
+        self.planned_entities = self.purged_entities = self.swept_trees = 0
         self._now = now
         self._told_at = now()
         self._bar = make_bar() if sys.stderr.isatty() else None
@@ -55,51 +56,51 @@ class Progress:
     def planned(self, plan: Plan) -> None:
         """A page was planned."""
         self.named.note(plan)
-        self.planned_runs += len(plan.collect)
+        self.planned_entities += len(plan.collect)
         self._tell()
 
-    def purged(self, runs: int, rows: int) -> None:
+    def purged(self, kind: Kind, count: int, rows: int) -> None:
         """A batch was purged."""
-        self.purged_runs += runs
-        logger.debug("purged %d runs, %d rows", runs, rows)
+        self.purged_entities += count
+        logger.debug("purged %s, %s", counted(count, noun(kind)), counted(rows, "row"))
         self._tell()
 
-    def kept(self, run: str, keep: Keep) -> None:
-        """A run that the plan collected is kept after all."""
-        self.named.keep(run, keep)
-        logger.info("kept run %s, %s: %s", run, keep.reason, mask(keep.detail))
+    def kept(self, candidate: Candidate, keep: Keep) -> None:
+        """An entity that the plan collected is kept after all."""
+        self.named.keep(candidate, keep)
+        what = noun(candidate.kind)
+        logger.info("kept %s %s, %s: %s", what, candidate.id, keep.reason, mask(keep.detail))
 
     def swept(self, outcome: Outcome) -> None:
         """An entry was swept, or not."""
         self.swept_trees += outcome.result is Result.SWEPT
         if outcome.result is not Result.SWEPT:
-            entity = outcome.entry.entity_id
-            logger.warning(
-                "%s: files of run %s: %s", outcome.result, entity, mask(outcome.error or "")
-            )
+            what, entity = noun(outcome.entry.kind), outcome.entry.entity_id
+            error = mask(outcome.error or "")
+            logger.warning("%s: files of %s %s: %s", outcome.result, what, entity, error)
         self._tell()
 
     def _tell(self) -> None:
         """Move the bar, or write a line if the last one is long ago."""
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=self.swept_trees, total=self.planned_runs)
+            self._bar.update(self._task, completed=self.swept_trees, total=self.planned_entities)
         elif self._now() - self._told_at >= EVERY:
             self._told_at = self._now()
             logger.info(
                 "planned %d, purged %d, swept %d",
-                self.planned_runs,
-                self.purged_runs,
+                self.planned_entities,
+                self.purged_entities,
                 self.swept_trees,
             )
 
 
 def make_bar() -> Bar:
-    """Runs swept of runs to collect, on standard error."""
+    """Trees swept of entities to collect, on standard error."""
     return Bar(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("runs"),
+        TextColumn("trees"),
         TimeElapsedColumn(),
         console=Console(stderr=True),
         transient=True,

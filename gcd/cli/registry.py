@@ -17,7 +17,14 @@ GROUP = "gcd.commands"
 BUILTIN: Mapping[str, tuple[str, str]] = {
     "gc": ("gcd.cli.gc:gc", "One cycle now: plan, ask on a terminal, delete."),
     "plan": ("gcd.cli.plan:plan", "What gc would delete and what it would keep; writes nothing."),
-    "explain": ("gcd.cli.explain:explain", "Why a run would be kept or collected, or when it was."),
+    "explain": ("gcd.cli.explain:explain", "Why something would be kept or collected, or when."),
+    "status": ("gcd.cli.status:status", "Last cycles, what waits, what is stuck, what comes due."),
+    "hold": ("gcd.cli.hold:hold", "Protect runs, logged models and experiments by hand."),
+    "retry": ("gcd.cli.retry:retry", "Try deferred, stuck and parked deletions again now."),
+    "sweep-rows": (
+        "gcd.cli.sweep_rows:sweep_rows",
+        "Delete rows that earlier `mlflow gc` runs left behind.",
+    ),
     "init": ("gcd.cli.init:init", "Make gcd's tables, or print them and the grants for a DBA."),
     "doctor": ("gcd.cli.doctor:doctor", "Check database, privileges and storage roots."),
     "config": ("gcd.cli.configure:config", "Check, show or write the configuration."),

@@ -9,12 +9,13 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
-from gcd.cli.words import REASONS, RESULTS, counted, moment, size
+from gcd.cli.words import REASONS, RESULTS, amounts, counted, moment, noun, size
 from gcd.durations import format_duration
 from gcd.logs import mask
 from gcd.model import KeepReason, Kind, Report, Usage
@@ -29,24 +30,23 @@ SAMPLES = 10
 class Summary:
     """What a plan comes to; bounded, whatever the plan's length."""
 
-    collect: int = 0
+    collect: Counter[Kind] = field(default_factory=Counter)
     rows: int = 0
     usage: Usage | None = None
     kept: Counter[KeepReason] = field(default_factory=Counter)
     samples: list[Decision] = field(default_factory=list)
-    kept_samples: dict[KeepReason, Decision] = field(default_factory=dict)
     leftovers: int = 0
+    feeding_both: int = 0
+    """Runs kept for their live models that `collect_both` would collect with those."""
 
     def add(self, plan: Plan, rows: int, usage: Usage | None) -> None:
         """Count one page."""
-        self.collect += len(plan.collect)
+        self.collect.update(decision.candidate.kind for decision in plan.collect)
         self.rows += rows
         if usage is not None:
             self.usage = (self.usage or Usage()) + usage
         self.samples += plan.collect[: SAMPLES - len(self.samples)]
-        for decision in plan.keep:
-            self.kept[decision.keep[0].reason] += 1
-            self.kept_samples.setdefault(decision.keep[0].reason, decision)
+        self.kept.update(decision.keep[0].reason for decision in plan.keep)
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -54,7 +54,7 @@ def console(*, stderr: bool = False) -> Console:
     return Console(stderr=stderr, highlight=False, soft_wrap=True)
 
 
-def show_plan(out: Console, summary: Summary, policy: Policy, uri: str, now: Any) -> None:
+def show_plan(out: Console, summary: Summary, policy: Policy, uri: str, now: datetime) -> None:
     """A plan for people: what would go, what stays and why, and how to change that."""
     out.print(f"store       {uri}", markup=False)
     age = format_duration(policy.older_than)
@@ -65,35 +65,43 @@ def show_plan(out: Console, summary: Summary, policy: Policy, uri: str, now: Any
     out.print(Text(f"to collect  {amount(summary)}", style="bold" if summary.collect else ""))
     for decision in summary.samples:
         out.print(f"            {sample_line(decision)}", markup=False, style="dim")
-    if summary.collect > len(summary.samples) > 0:
-        more = (
-            f"            … and {summary.collect - len(summary.samples):,} more (--json lists all)"
+    more = summary.collect.total() - len(summary.samples)
+    if more > 0:
+        out.print(f"            … and {more:,} more (--json lists all)", markup=False, style="dim")
+    show_kept(out, summary.kept, summary.feeding_both)
+
+
+def show_kept(out: Console, kept: Mapping[KeepReason, int], feeding_both: int) -> None:
+    """What stays, by reason."""
+    out.print(f"kept        {counted(sum(kept.values()), 'entity')}", markup=False)
+    show_reasons(out, kept)
+    feeding = kept.get(KeepReason.FEEDS_LIVE_MODEL, 0)
+    if feeding:
+        choices = f'"collect_run" would collect {feeding:,}, "collect_both" {feeding_both:,}'
+        out.print(
+            f"            retention.runs_of_live_models: {choices}", markup=False, style="dim"
         )
-        out.print(more, markup=False, style="dim")
-    kept = sum(summary.kept.values())
-    out.print(f"kept        {counted(kept, 'run')}", markup=False)
-    if kept:
-        show_reasons(out, summary.kept)
 
 
 def amount(summary: Summary) -> str:
-    """Runs, rows and, where measured, objects and bytes."""
-    parts = [counted(summary.collect, "run"), counted(summary.rows, "row")]
+    """Entities by kind, rows and, where measured, objects and bytes."""
+    parts = [amounts(summary.collect), counted(summary.rows, "row")]
     if summary.usage is not None:
         parts.append(f"{counted(summary.usage.objects, 'file')}, {size(summary.usage.bytes)}")
     return ", ".join(parts) if summary.collect else "nothing"
 
 
 def sample_line(decision: Decision) -> str:
-    """One run to collect, on a line."""
+    """One entity to collect, on a line."""
     candidate = decision.candidate
-    when = moment(candidate.deleted_at) if candidate.deleted_at else "undated"
-    where = mask(place_uri(decision.target.place)) if decision.target else "no files"
-    return f"{candidate.id}  deleted {when}  {where}"
+    when = f"deleted {moment(candidate.deleted_at)}" if candidate.deleted_at else "undated"
+    where = "  ".join(mask(place_uri(target.place)) for target in decision.targets) or "no files"
+    name = f" {candidate.experiment!r}" if candidate.kind is Kind.EXPERIMENT else ""
+    return f"{noun(candidate.kind)} {candidate.id}{name}  {when}  {where}"
 
 
 def show_reasons(out: Console, kept: Mapping[KeepReason, int]) -> None:
-    """Why runs are kept, most first, each with what changes it."""
+    """Why entities are kept, most first, each with what changes it."""
     for reason, count in sorted(kept.items(), key=lambda item: (-item[1], item[0])):
         meaning, mend = REASONS[reason]
         line = Text(f"{count:>10,}  ") + Text(f"{reason:<17}", style="cyan") + Text(f" {meaning}")
@@ -103,19 +111,17 @@ def show_reasons(out: Console, kept: Mapping[KeepReason, int]) -> None:
 def show_report(out: Console, report: Report) -> None:
     """What a cycle did, for people."""
     seconds = (report.ended_at - report.started_at).total_seconds()
-    runs = counted(report.purged.get(Kind.RUN, 0), "run")
     gone = f"{counted(report.usage.objects, 'file')}, {size(report.usage.bytes)}"
     style = {"done": "green", "partial": "yellow"}.get(report.state, "red")
     head = Text(f"cycle {report.cycle} {report.state}", style=style)
-    out.print(
-        head + Text(f": {runs} purged, {counted(report.rows, 'row')}, {gone}, {seconds:.1f} s")
-    )
+    purged = f"{amounts(report.purged)} purged, {counted(report.rows, 'row')}"
+    out.print(head + Text(f": {purged}, {gone}, {seconds:.1f} s"))
     for result, count in report.results.items():
         if result.value != "swept" and count:
             trees = counted(count, "tree")
             out.print(f"  {trees} {RESULTS[result]}", markup=False, style="yellow")
     if report.kept:
-        out.print(f"  kept {counted(sum(report.kept.values()), 'run')}", markup=False)
+        out.print(f"  kept {counted(sum(report.kept.values()), 'entity')}", markup=False)
         show_reasons(out, report.kept)
 
 
@@ -129,20 +135,26 @@ def decision_json(decision: Decision) -> dict[str, Any]:
         "deleted_at": candidate.deleted_at.isoformat() if candidate.deleted_at else None,
         "decision": "keep" if decision.keep else "collect",
         "reasons": [{"reason": k.reason.value, "detail": mask(k.detail)} for k in decision.keep],
-        "target": mask(place_uri(decision.target.place)) if decision.target else None,
+        "targets": [mask(place_uri(target.place)) for target in decision.targets],
     }
 
 
 def summary_json(summary: Summary) -> dict[str, Any]:
     """A plan's sums as a JSON object."""
     return {
-        "collect": summary.collect,
+        "collect": summary.collect.total(),
+        "collect_by_kind": by_kind(summary.collect),
         "rows": summary.rows,
         "objects": summary.usage.objects if summary.usage else None,
         "bytes": summary.usage.bytes if summary.usage else None,
         "kept": {reason.value: count for reason, count in sorted(summary.kept.items())},
         "leftovers": summary.leftovers,
     }
+
+
+def by_kind(counts: Mapping[Kind, int]) -> dict[str, int]:
+    """A number for each kind of entity, zeros included: programs need not ask what is there."""
+    return {kind.value: counts.get(kind, 0) for kind in Kind}
 
 
 def report_json(report: Report) -> dict[str, Any]:
@@ -153,7 +165,7 @@ def report_json(report: Report) -> dict[str, Any]:
         "started_at": report.started_at.isoformat(),
         "ended_at": report.ended_at.isoformat(),
         "candidates": report.candidates,
-        "purged": {kind.value: count for kind, count in report.purged.items()},
+        "purged": by_kind(report.purged),
         "rows": report.rows,
         "results": {result.value: count for result, count in report.results.items()},
         "objects": report.usage.objects,

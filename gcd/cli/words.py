@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 
-from gcd.model import KeepReason, Result
+from gcd.model import KeepReason, Kind, Result
 
 REASONS: Mapping[KeepReason, tuple[str, str]] = {
     KeepReason.TOO_YOUNG: (
@@ -23,7 +23,7 @@ REASONS: Mapping[KeepReason, tuple[str, str]] = {
     ),
     KeepReason.FEEDS_LIVE_MODEL: (
         "its metrics belong to a live logged model",
-        'retention.runs_of_live_models = "collect_run" collects it, and those metrics with it',
+        'retention.runs_of_live_models = "collect_run" or "collect_both" collects it',
     ),
     KeepReason.UNDATED: (
         "MLflow left no deletion time",
@@ -33,6 +33,14 @@ REASONS: Mapping[KeepReason, tuple[str, str]] = {
     KeepReason.STILL_RUNNING: (
         "status RUNNING and active within a day",
         "stop the client that logs to it, or wait a day",
+    ),
+    KeepReason.HAS_LIVE_CHILDREN: (
+        "something in the experiment is live or kept",
+        "`gcd explain ID` names it",
+    ),
+    KeepReason.IN_USE: (
+        "a gateway guardrail needs its scorer",
+        "delete the guardrail",
     ),
     KeepReason.UNSAFE_TARGET: (
         "its artifact URI is not where gcd may delete",
@@ -50,11 +58,25 @@ REASONS: Mapping[KeepReason, tuple[str, str]] = {
         "files below its storage root cannot be deleted now",
         "`gcd doctor` says why",
     ),
+    KeepReason.DEFAULT_EXPERIMENT: ("MLflow's default experiment", "nothing to do"),
+    KeepReason.EXCLUDED: ("its experiment is excluded", "retention.exclude lists the patterns"),
+    KeepReason.OVER_QUOTA: (
+        "more than this cycle's quota",
+        "the next cycle goes on; --limit and [quota] set it",
+    ),
     KeepReason.RESTORED: ("restored or deleted again meanwhile", "nothing to do"),
     KeepReason.UNKNOWN_REFERENCE: (
         "a table that gcd does not know refers to it",
         "`gcd doctor` names the table",
     ),
+}
+
+NOUNS: Mapping[Kind, str] = {
+    Kind.RUN: "run",
+    Kind.LOGGED_MODEL: "logged model",
+    Kind.EXPERIMENT: "experiment",
+    Kind.TRACE: "trace",
+    Kind.JOB: "job",
 }
 
 RESULTS: Mapping[Result, str] = {
@@ -77,8 +99,20 @@ def size(count: int) -> str:
 
 
 def counted(count: int, noun: str) -> str:
-    """A number with its noun: "1 run", "1,204 runs"."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+    """A number with its noun: "1 run", "1,204 runs", "2 entities"."""
+    many = noun.removesuffix("y") + "ies" if noun.endswith("y") else noun + "s"
+    return f"{count:,} {noun if count == 1 else many}"
+
+
+def noun(kind: Kind) -> str:
+    """What a kind of entity is called."""
+    return NOUNS[kind]
+
+
+def amounts(counts: Mapping[Kind, int]) -> str:
+    """How many of each kind: "3 runs, 1 experiment"; "nothing" for none."""
+    parts = [counted(counts[kind], noun(kind)) for kind in NOUNS if counts.get(kind)]
+    return ", ".join(parts) or "nothing"
 
 
 def moment(at: datetime) -> str:

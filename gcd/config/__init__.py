@@ -7,6 +7,13 @@ from __future__ import annotations
 
 from gcd.config.load import Config, is_journal, load_config
 from gcd.config.render import sample
-from gcd.config.stores import StoreConfig
+from gcd.config.stores import StoreConfig, workspace_of_environment
 
-__all__ = ["Config", "StoreConfig", "is_journal", "load_config", "sample"]
+__all__ = [
+    "Config",
+    "StoreConfig",
+    "is_journal",
+    "load_config",
+    "sample",
+    "workspace_of_environment",
+]

@@ -38,6 +38,8 @@ database) and MLFLOW_ARTIFACTS_DESTINATION, as `mlflow gc` and `mlflow server` d
 EXAMPLES = {
     "backend_store_uri": "postgresql://mlflow:${MLFLOW_DB_PASSWORD}@db.example.com/mlflow",
     "artifacts_destination": "/srv/mlflow/artifacts",
+    "registry_store_uri": "postgresql://mlflow:${MLFLOW_DB_PASSWORD}@db.example.com/registry",
+    "shortest": "7d",
 }
 WIDTH = 92
 
@@ -102,7 +104,10 @@ def _section_lines(section: str) -> Iterator[str]:
         yield ""
         yield comment(field.description or "")
         yield comment(f"{PREFIX}{section}__{key}".upper() + f": {takes(field)}")
-        yield f"{key} = {toml_value(field.default)}"
+        if field.default is None:
+            yield f"#{key} = {toml_value(EXAMPLES[key])}"
+        else:
+            yield f"{key} = {toml_value(field.default)}"
 
 
 def _store_lines() -> Iterator[str]:
@@ -124,6 +129,10 @@ def takes(field: FieldInfo) -> str:
         return " or ".join(f'"{each}"' for each in typing.get_args(annotation))
     if typing.get_origin(annotation) is tuple:
         return "a list; in the variable comma-separated or JSON"
+    if annotation is float:
+        return "a number from 0 to 1"
+    if annotation is str:
+        return "a text"
     if annotation is int:
         low = next((each.ge for each in field.metadata if isinstance(each, Ge)), None)
         high = next((each.le for each in field.metadata if isinstance(each, Le)), None)

@@ -43,6 +43,22 @@ def _host(text: str) -> str:
     return text
 
 
+def _age(text: str) -> str:
+    try:
+        parse_age(text)
+    except UsageError as error:
+        raise _problem(f"{error.message}; {error.hint}") from None
+    return text
+
+
+def parse_age(text: str) -> tuple[str, timedelta]:
+    """Pattern and age of a text like "prod-*: 180d". Raises UsageError."""
+    pattern, colon, age = text.rpartition(":")
+    if not colon or not pattern.strip():
+        raise UsageError("is no pattern with an age", hint='write it as "prod-*: 180d"')
+    return pattern.strip(), parse_duration(age)
+
+
 def _store_name(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
         raise _problem("is no name for a store: use letters, digits, - and _")
@@ -59,6 +75,8 @@ Uri = Annotated[str, AfterValidator(_not_empty)]
 Uris = Annotated[tuple[Uri, ...], Field(strict=False)]
 Hosts = Annotated[tuple[Annotated[str, AfterValidator(_host)], ...], Field(strict=False)]
 """TOML's lists become tuples; what is in them stays strict."""
+Patterns = Annotated[tuple[Annotated[str, AfterValidator(_not_empty)], ...], Field(strict=False)]
+Ages = Annotated[tuple[Annotated[str, AfterValidator(_age)], ...], Field(strict=False)]
 
 
 class Store(BaseModel):
@@ -77,6 +95,12 @@ class Store(BaseModel):
         description="Where the tracking server keeps what it proxies: `mlflow-artifacts:` is mapped "
         "onto it. Leave it out for a server that proxies nothing.",
     )
+    registry_store_uri: Uri | None = Field(
+        default=None,
+        repr=False,
+        description="Database of the model registry, where the server has one of its own: what its "
+        "versions refer to is kept.",
+    )
 
 
 class Retention(BaseModel):
@@ -89,10 +113,26 @@ class Retention(BaseModel):
         description="Collect what was deleted at least this long ago. 0s collects at once, as "
         "`mlflow gc` does by default.",
     )
-    runs_of_live_models: Literal["keep", "collect_run"] = Field(
+    runs_of_live_models: Literal["keep", "collect_run", "collect_both"] = Field(
         default="keep",
-        description="A deleted run whose metrics belong to a live logged model: keep it, or collect "
-        "it, and those metrics with it.",
+        description="A deleted run whose metrics belong to a live logged model: keep it; collect it, "
+        "and those metrics with it; or collect both, where the run made the model and nothing else "
+        "that is live uses it.",
+    )
+    ages: Ages = Field(
+        default=(),
+        description='Longer ages for what is in some experiments, each a text like "prod-*: 180d", a '
+        "pattern of their names and an age. The tag gcd.older_than on an experiment does the same.",
+    )
+    shortest: Duration | None = Field(
+        default=None,
+        description="Down to this, an age in ages or in a tag may also be shorter than older_than. Not "
+        "set: it never is.",
+    )
+    exclude: Patterns = Field(
+        default=(),
+        description="Patterns of the names of experiments of which nothing is collected, as in "
+        '["prod-*"].',
     )
 
 
@@ -128,7 +168,10 @@ class Purge(BaseModel):
     model_config = STRICT
 
     batch_runs: int = Field(
-        default=500, ge=1, le=5000, description="The most runs that one batch purges."
+        default=500,
+        ge=1,
+        le=5000,
+        description="The most runs, logged models or traces that one batch purges.",
     )
     batch_rows: int = Field(
         default=50_000,
@@ -144,6 +187,40 @@ class Purge(BaseModel):
             sentence = f"is more than batch_rows = {self.batch_rows}, and each run is a row or more"
             raise _problem(sentence, "purge.batch_runs")
         return self
+
+
+class Quota(BaseModel):
+    """How much one cycle collects at most: what was deleted first goes first."""
+
+    model_config = STRICT
+
+    max_entities: int = Field(
+        default=0, ge=0, description="Runs, logged models and experiments; 0 is no limit."
+    )
+    max_bytes: int = Field(
+        default=0,
+        ge=0,
+        description="Bytes of files, measured before the first purge; 0 is no limit.",
+    )
+    max_duration: Duration = Field(
+        default=timedelta(0),
+        description="How long a cycle purges; the trees of what it purged are still deleted. 0s is "
+        "no limit.",
+    )
+
+
+class Fuse(BaseModel):
+    """What is too much to be meant."""
+
+    model_config = STRICT
+
+    max_share: float = Field(
+        default=1.0,
+        ge=0,
+        le=1,
+        description="Refuse a cycle that would collect a larger share of the store's runs, logged "
+        "models and experiments than this, exit code 13. 1.0 is no fuse.",
+    )
 
 
 class Gate(BaseModel):
@@ -172,6 +249,14 @@ class Journal(BaseModel):
     keep_history: Duration = Field(
         default=timedelta(days=90),
         description="How long finished journal entries and cycles are kept, for `gcd explain`.",
+    )
+    export_to: str = Field(
+        default="",
+        description="A folder that every purged row is written to before it is gone, as compressed "
+        "JSON lines, one file a cycle, for its owner alone. Empty: no export.",
+    )
+    keep_exports: Duration = Field(
+        default=timedelta(days=365), description="How long those files are kept."
     )
 
 
@@ -211,6 +296,8 @@ class Sections(BaseModel):
     retention: Retention = Retention()
     artifacts: Artifacts = Artifacts()
     purge: Purge = Purge()
+    quota: Quota = Quota()
+    fuse: Fuse = Fuse()
     gate: Gate = Gate()
     journal: Journal = Journal()
     log: Log = Log()
@@ -221,6 +308,8 @@ MODELS: Mapping[str, type[BaseModel]] = {
     "retention": Retention,
     "artifacts": Artifacts,
     "purge": Purge,
+    "quota": Quota,
+    "fuse": Fuse,
     "gate": Gate,
     "journal": Journal,
     "log": Log,

@@ -150,6 +150,8 @@ def coerced(path: Path_, text: str) -> Any:
     annotation = key.annotation if key else None
     if annotation is int and re.fullmatch(r"[+-]?[0-9](_?[0-9]){0,18}", text.strip()):
         return int(text)
+    if annotation is float and re.fullmatch(r"[0-9]*\.?[0-9]+", text.strip()):
+        return float(text)
     if typing.get_origin(annotation) is tuple:
         return listed(text)
     return text

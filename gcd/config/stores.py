@@ -5,6 +5,7 @@ It must never guess between two databases: what contradicts itself is refused.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -15,6 +16,7 @@ from gcd.errors import ConfigError
 BACKEND = "MLFLOW_BACKEND_STORE_URI"
 TRACKING = "MLFLOW_TRACKING_URI"
 DESTINATION = "MLFLOW_ARTIFACTS_DESTINATION"
+WORKSPACE = "MLFLOW_WORKSPACE"
 DATABASES = ("sqlite", "postgresql", "postgres", "mysql", "mssql")
 HINT = (
     f"give --backend-store-uri, set {BACKEND}, or write a configuration with `gcd config init`; "
@@ -30,6 +32,7 @@ class StoreConfig:
     """None for a store that no configuration names."""
     backend_store_uri: str = field(repr=False)
     artifacts_destination: str | None = field(default=None, repr=False)
+    registry_store_uri: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,7 @@ class Given:
     backend_store_uri: str | None = field(default=None, repr=False)
     artifacts_destination: str | None = field(default=None, repr=False)
     tracking_uri: str | None = field(default=None, repr=False)
+    registry_store_uri: str | None = field(default=None, repr=False)
 
 
 def choose(
@@ -59,7 +63,12 @@ def choose(
     if uri is None:
         raise _missing(name, fallback)
     destination = given.artifacts_destination or chosen.artifacts_destination
-    return StoreConfig(name, uri, destination or fallback.get(DESTINATION) or None)
+    return StoreConfig(
+        name,
+        uri,
+        destination or fallback.get(DESTINATION) or None,
+        given.registry_store_uri or chosen.registry_store_uri,
+    )
 
 
 def environment_variable(mlflow: Mapping[str, str]) -> str | None:
@@ -67,6 +76,12 @@ def environment_variable(mlflow: Mapping[str, str]) -> str | None:
     if BACKEND in mlflow:
         return BACKEND
     return TRACKING if _database(mlflow.get(TRACKING)) else None
+
+
+def workspace_of_environment(environ: Mapping[str, str] | None = None) -> str | None:
+    """The workspace that MLflow's environment names, None if it names none."""
+    environ = os.environ if environ is None else environ
+    return environ.get(WORKSPACE, "").strip() or None
 
 
 def _environment_uri(mlflow: Mapping[str, str]) -> str | None:
@@ -85,7 +100,12 @@ def _database(uri: str | None) -> str | None:
 
 
 def _check(given: Given, mlflow: Mapping[str, str]) -> None:
-    for name in ("backend_store_uri", "artifacts_destination", "tracking_uri"):
+    for name in (
+        "backend_store_uri",
+        "artifacts_destination",
+        "tracking_uri",
+        "registry_store_uri",
+    ):
         value = getattr(given, name)
         if value is not None and not value.strip():
             flag = "--" + name.replace("_", "-")

@@ -269,10 +269,9 @@ def make_targets(candidate: Candidate, site: Site, scope: Scope) -> tuple[Target
 
 
 def folder_of(site: Site, scope: Scope) -> tuple[Target, ...]:
-    """An experiment's folder, none where that is a storage root itself or too general a place."""
+    """An experiment's folder; where that is a storage root itself, what MLflow made in it."""
     refuse_sacred(site, scope)
-    is_below = contains(site.root, site.true) and site.true != site.root
-    return (Target(site.true, site.root),) if is_below else ()
+    return (Target(site.true, site.root),) if contains(site.root, site.true) else ()
 
 
 def make_target(candidate: Candidate, uri: str | None, site: Site, scope: Scope) -> Target:

@@ -106,9 +106,11 @@ def inhabited(candidate: Candidate) -> Iterator[Keep]:
 
 def feeds_live_model(candidate: Candidate, policy: Policy) -> Keep | None:
     """Metrics have the run in their key and a foreign key on it: they would go with it."""
-    if candidate.feeds is None or policy.runs_of_live_models is RunsOfLiveModels.COLLECT_RUN:
+    if not candidate.feeds or policy.runs_of_live_models is RunsOfLiveModels.COLLECT_RUN:
         return None
-    detail = f"its metrics belong to the live logged model {candidate.feeds} and would go with it"
+    model, *more = candidate.feeds
+    others = f" and {len(more)} more" if more else ""
+    detail = f"its metrics belong to the live logged model {model}{others} and would go with it"
     return Keep(KeepReason.FEEDS_LIVE_MODEL, detail)
 
 
@@ -172,7 +174,9 @@ def too_young(candidate: Candidate, policy: Policy, now: datetime) -> Keep | Non
         return None
     ago = format_duration(timedelta(seconds=int((now - deleted_at).total_seconds())))
     due = told(deleted_at + age)
-    longer = f" (its experiment's age is {format_duration(age)})" if age != policy.older_than else ""
+    longer = (
+        f" (its experiment's age is {format_duration(age)})" if age != policy.older_than else ""
+    )
     return Keep(KeepReason.TOO_YOUNG, f"deleted {ago} ago, due {due}{longer}")
 
 

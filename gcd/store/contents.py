@@ -46,9 +46,7 @@ def with_contents(
     return result
 
 
-def newest_parts(
-    conn: Connection, schema: Schema, numbers: Sequence[int]
-) -> dict[int, int]:
+def newest_parts(conn: Connection, schema: Schema, numbers: Sequence[int]) -> dict[int, int]:
     """Experiment to the newest stamp among its runs, logged models and traces."""
     newest: dict[int, int] = {}
     for table, column in (
@@ -132,9 +130,7 @@ def used_models(
         )
 
 
-def guarding_scorers(
-    conn: Connection, schema: Schema, numbers: Sequence[int]
-) -> dict[int, str]:
+def guarding_scorers(conn: Connection, schema: Schema, numbers: Sequence[int]) -> dict[int, str]:
     """Experiment to a scorer in it that a gateway guardrail needs."""
     if not schema.has("guardrails", "scorer_id") or not schema.has("scorers", "experiment_id"):
         return {}
@@ -148,13 +144,15 @@ def guarding_scorers(
     return {number: scorer for number, scorer in conn.execute(query)}
 
 
-def parts_left(
-    conn: Connection, schema: Schema, ids: Sequence[str]
-) -> dict[str, str]:
+def parts_left(conn: Connection, schema: Schema, ids: Sequence[str]) -> dict[str, str]:
     """Experiment to what of its own entities is still there: it cannot go yet."""
     numbers = native(Kind.EXPERIMENT, ids)
     found: dict[str, str] = {}
-    for noun, table in (("run", "runs"), ("logged model", "logged_models"), ("trace", "trace_info")):
+    for noun, table in (
+        ("run", "runs"),
+        ("logged model", "logged_models"),
+        ("trace", "trace_info"),
+    ):
         if schema.has(table, "experiment_id"):
             parts = schema.table(table)
             query = (
@@ -166,9 +164,7 @@ def parts_left(
     return found
 
 
-def odd_places(
-    conn: Connection, schema: Schema, ids: Sequence[str]
-) -> Iterator[Candidate]:
+def odd_places(conn: Connection, schema: Schema, ids: Sequence[str]) -> Iterator[Candidate]:
     """Logged models and traces in the experiments whose files are not at their canonical place."""
     experiments = schema.table("experiments")
     kinds = {"logged model": Kind.LOGGED_MODEL, "trace": Kind.TRACE}
@@ -184,7 +180,11 @@ def odd_places(
 def counts(conn: Connection, schema: Schema) -> Mapping[Kind, int]:
     """How many entities of each kind the store has, for the fuse."""
     found = {}
-    for kind, table in ((Kind.RUN, "runs"), (Kind.LOGGED_MODEL, "logged_models"), (Kind.EXPERIMENT, "experiments")):
+    for kind, table in (
+        (Kind.RUN, "runs"),
+        (Kind.LOGGED_MODEL, "logged_models"),
+        (Kind.EXPERIMENT, "experiments"),
+    ):
         if schema.has(table):
             query = sa.select(sa.func.count()).select_from(schema.table(table))
             found[kind] = conn.scalar(query) or 0

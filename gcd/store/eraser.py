@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -22,6 +22,7 @@ SLICE = 1000
 """Ids in one IN list: below every database's limit on parameters."""
 
 Id = str | int
+T = TypeVar("T")
 
 
 class Export(Protocol):
@@ -59,12 +60,12 @@ class Eraser:
         for part in slices(ids):
             for reference in self.schema.references(owner, scanned=False):
                 if reference.action is Action.DELETE:
-                    gone += self._delete_referring(reference, part)
+                    gone += self.delete_referring(reference, part)
                 elif reference.action is Action.CLEAR:
                     self.clear(reference, part)
         return gone
 
-    def _delete_referring(self, reference: Reference, ids: Sequence[Id]) -> int:
+    def delete_referring(self, reference: Reference, ids: Sequence[Id]) -> int:
         """The rows that refer in this way, and first what belongs to those."""
         where, gone = matching(self.schema, reference, ids), 0
         key = OWNERS.get(reference.table)
@@ -96,7 +97,7 @@ class Eraser:
             query = sa.select(self.schema.table(table)).where(*where)
             options = {"yield_per": SLICE}
             with self.conn.execute(query, execution_options=options) as rows:
-                self.export.write(table, rows.mappings())
+                self.export.write(table, map(dict, rows.mappings()))
 
     def delete_some(self, reference: Reference, owner: Id, limit: int) -> int:
         """Delete at most `limit` of the rows that refer to one owner in this way, unexported."""
@@ -122,8 +123,8 @@ def matching(
     return [*fixed, table.c[reference.column].in_(wanted)]
 
 
-def slices(values: Iterable[Id], size: int = SLICE) -> Iterator[list[Any]]:
-    """The values in parts that fit an IN list."""
+def slices(values: Iterable[T], size: int = SLICE) -> Iterator[list[T]]:
+    """The values in parts, by default such that fit an IN list."""
     iterator = iter(values)
     while part := list(islice(iterator, size)):
         yield part

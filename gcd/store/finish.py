@@ -5,15 +5,15 @@ It must never go on without the lease, and never touch rows of an entity that is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby, islice
-from typing import Any, TypeVar
+from typing import Any
 
 from sqlalchemy.engine import Connection
 
 from gcd.model import Entry, Kind
 from gcd.store import journal, leftovers, read
-from gcd.store.eraser import SLICE
+from gcd.store.eraser import slices
 from gcd.store.lease import Lease
 from gcd.store.references import ENTITY_TABLES, Reference
 from gcd.store.tracking import TrackingStore
@@ -23,12 +23,8 @@ SCAN_IDS = 20_000
 SCAN_ROWS = 20_000
 """Rows that a pass finds before they are settled: bounds its memory too."""
 
-T = TypeVar("T")
 
-
-def finish_rows(
-    store: TrackingStore, lease: Lease, limit: int, goes_on: Callable[[], bool]
-) -> int:
+def finish_rows(store: TrackingStore, lease: Lease, limit: int, goes_on: Callable[[], bool]) -> int:
     """Delete what is left of purged entities' rows, in chunks; how many rows went.
 
     Giants' children first, then the references that only a scan finds.
@@ -82,7 +78,7 @@ def finish_references(store: TrackingStore, lease: Lease, page: Sequence[Entry])
 
     def done(conn: Connection) -> None:
         lease.confirm(conn)
-        for part in batched([entry.id for entry in page], SLICE):
+        for part in slices([entry.id for entry in page]):
             journal.set_rows_left(conn, part, 0)
 
     store.retried(done)
@@ -92,7 +88,7 @@ def finish_references(store: TrackingStore, lease: Lease, page: Sequence[Entry])
 def gone_ids(store: TrackingStore, kind: Kind, ids: Sequence[str]) -> set[str]:
     """Those whose own row is not there again."""
     back: set[str] = set()
-    for part in batched(ids, SLICE):
+    for part in slices(ids):
         back |= store.stages(kind, part).keys()
     return set(ids) - back
 
@@ -109,9 +105,7 @@ def finish_reference(
         with store.reading() as conn:
             scanned = leftovers.scanned_rows(conn, store.schema, reference, ids)
             found = list(islice(scanned, SCAN_ROWS))
-        settled = sum(
-            settle_rows(store, lease, reference, part, ids) for part in batched(found, SLICE)
-        )
+        settled = sum(settle_rows(store, lease, reference, part, ids) for part in slices(found))
         rows += settled
         if len(found) < SCAN_ROWS or settled == 0:
             break
@@ -133,10 +127,3 @@ def settle_rows(
         return sum(leftovers.settle_row(eraser, reference, row, ids) for row in part)
 
     return store.retried(transaction, is_exported=True)
-
-
-def batched(rows: Iterable[T], size: int) -> Iterator[list[T]]:
-    """The rows in lists of at most `size`."""
-    iterator = iter(rows)
-    while part := list(islice(iterator, size)):
-        yield part

@@ -36,9 +36,7 @@ def hand_over(eraser: Eraser, experiment: int) -> int:
     return settle_datasets(eraser, experiment)
 
 
-def correct(
-    eraser: Eraser, experiment: int, table: str, column: str, owner: str, key: str
-) -> None:
+def correct(eraser: Eraser, experiment: int, table: str, column: str, owner: str, key: str) -> None:
     """Set the number in rows of a table to that of the owner they hang on."""
     rows, owners = eraser.schema.table(table), eraser.schema.table(owner)
     strays = sa.select(rows.c[column]).where(rows.c.experiment_id == experiment).distinct()
@@ -96,9 +94,7 @@ def users(eraser: Eraser, uuids: Sequence[str]) -> dict[str, int]:
     return homes
 
 
-def uses(
-    eraser: Eraser, uuids: Sequence[str]
-) -> Iterator[sa.Select[*tuple[str, int]]]:
+def uses(eraser: Eraser, uuids: Sequence[str]) -> Iterator[sa.Select[*tuple[str, int]]]:
     """(dataset, experiment of a run that uses it): as an input, and by a model's metrics."""
     runs = eraser.schema.table("runs")
     if eraser.schema.has("inputs", "source_id", "destination_id"):

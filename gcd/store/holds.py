@@ -214,7 +214,7 @@ def entities_inside(conn: Connection, schema: Schema, segments: Iterable[str]) -
 
 
 def models_in_use(conn: Connection, schema: Schema, ids: Sequence[str]) -> set[str]:
-    """Those of the logged models that a live run takes or makes, or a model version names."""
+    """Those of the logged models that a live run takes, makes or measures, or a model version names."""
     if not ids:
         return set()
     used: set[str] = set()
@@ -230,6 +230,14 @@ def models_in_use(conn: Connection, schema: Schema, ids: Sequence[str]) -> set[s
             )
         )
         used.update(conn.execute(query).scalars())
+    if schema.has("logged_model_metrics", "model_id", "run_id"):
+        metrics, runs = schema.table("logged_model_metrics"), schema.table("runs")
+        measured = (
+            sa.select(metrics.c.model_id)
+            .join(runs, runs.c.run_uuid == metrics.c.run_id)
+            .where(metrics.c.model_id.in_(ids), is_live(runs))
+        )
+        used.update(conn.execute(measured.distinct()).scalars())
     wanted = set(ids)
     for hold in version_holds(conn, schema):
         used.update(wanted.intersection(re.split(r"[/:@]", hold.uri or "")))

@@ -75,9 +75,7 @@ def named(value: Any, reference: Reference) -> list[str]:
     return [] if found is None else [str(found)]
 
 
-def settle_row(
-    eraser: Eraser, reference: Reference, row: Mapping[str, Any], ids: set[str]
-) -> int:
+def settle_row(eraser: Eraser, reference: Reference, row: Mapping[str, Any], ids: set[str]) -> int:
     """Do with one scanned row what its reference says, if it is still as it was read."""
     schema = eraser.schema
     table = schema.table(reference.table)

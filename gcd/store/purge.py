@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -61,9 +62,7 @@ class Purged:
     kept: Mapping[str, Keep] = field(default_factory=dict)
 
 
-def row_counts(
-    conn: Connection, schema: Schema, kind: Kind, ids: Sequence[str]
-) -> dict[str, int]:
+def row_counts(conn: Connection, schema: Schema, kind: Kind, ids: Sequence[str]) -> dict[str, int]:
     """How many rows hang on each entity in the tables that have no bound, for packing batches."""
     counts = dict.fromkeys(ids, 1)
     for reference in schema.references(ENTITY_TABLES[kind], scanned=False):
@@ -77,9 +76,7 @@ def row_counts(
     return counts
 
 
-def purge(
-    eraser: Eraser, lease: Lease, batch: Batch, rejudge: Rejudge, at_ms: int
-) -> Purged:
+def purge(eraser: Eraser, lease: Lease, batch: Batch, rejudge: Rejudge, at_ms: int) -> Purged:
     """Lock, judge again, journal and delete one batch, inside the caller's write transaction.
 
     Whoever restored or deleted an entity again before the lock wins: it is dropped with its reason.
@@ -110,9 +107,7 @@ def purge(
 def stands(item: Item, batch: Batch, parents: Mapping[str, str]) -> bool:
     """Whether the experiment that an entity goes with is still as it was judged."""
     parent = batch.within.get(item.candidate.experiment_id)
-    return not batch.within or (
-        parent is not None and parents.get(parent.id) == parent.token
-    )
+    return not batch.within or (parent is not None and parents.get(parent.id) == parent.token)
 
 
 def lock(conn: Connection, schema: Schema, kind: Kind, ids: Sequence[str]) -> dict[str, str]:
@@ -130,7 +125,7 @@ def lock(conn: Connection, schema: Schema, kind: Kind, ids: Sequence[str]) -> di
     return {str(entity): token(found, at) for entity, found, at in conn.execute(query)}
 
 
-def stage(schema: Schema, kind: Kind) -> sa.ColumnElement[object]:
+def stage(schema: Schema, kind: Kind) -> sa.ColumnElement[Any]:
     """The column that tells an entity's state: its stage, or a job's status."""
     table = schema.table(ENTITY_TABLES[kind])
     if kind is Kind.JOB:

@@ -5,7 +5,8 @@ It must never write, and never load an entity's children.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -97,7 +98,16 @@ def page(
     found = with_own_age(conn, schema, candidates)
     if kind is Kind.RUN:
         return with_activity(conn, schema, found, rows)
+    if kind is Kind.LOGGED_MODEL and not wanted.is_member:
+        return with_use(conn, schema, found)
     return with_archive(conn, schema, found) if kind is Kind.TRACE else found
+
+
+def with_use(conn: Connection, schema: Schema, found: Sequence[Candidate]) -> list[Candidate]:
+    """Logged models with whether they are active and something live uses them."""
+    active = [each.id for each in found if not each.token.startswith(f"{DELETED}@")]
+    used = models_in_use(conn, schema, active)
+    return [replace(each, is_in_use=each.id in used) for each in found]
 
 
 def columns(schema: Schema, kind: Kind) -> list[sa.ColumnElement[Any]]:
@@ -188,9 +198,7 @@ def candidate(kind: Kind, row: Row[*tuple[Any, ...]], *, is_member: bool) -> Can
 # -- what judging needs --------------------------------------------------------------------------
 
 
-def with_own_age(
-    conn: Connection, schema: Schema, found: Sequence[Candidate]
-) -> list[Candidate]:
+def with_own_age(conn: Connection, schema: Schema, found: Sequence[Candidate]) -> list[Candidate]:
     """Candidates with what their experiments' tags say of their age."""
     if not found or not schema.has("experiment_tags", "key", "value"):
         return list(found)
@@ -219,7 +227,7 @@ def with_activity(
     for each, row in zip(found, rows, strict=True):
         times = [t for t in (row.start_time, activity.get(each.id)) if t is not None]
         active_at = from_millis(max(times)) if times else None
-        result.append(replace(each, last_active_at=active_at, feeds=feeding.get(each.id)))
+        result.append(replace(each, last_active_at=active_at, feeds=feeding.get(each.id, ())))
     return result
 
 
@@ -236,8 +244,10 @@ def last_metrics(conn: Connection, schema: Schema, ids: Sequence[str]) -> dict[s
     return {run: int(stamp) for run, stamp in conn.execute(query)}
 
 
-def live_models_fed(conn: Connection, schema: Schema, ids: Sequence[str]) -> dict[str, str]:
-    """Run to a live logged model that its metrics belong to (design: live).
+def live_models_fed(
+    conn: Connection, schema: Schema, ids: Sequence[str]
+) -> dict[str, tuple[str, ...]]:
+    """Run to the live logged models that its metrics belong to (design: live).
 
     A model in stage active is live if its experiment is, or if a live run or a model version uses it.
     """
@@ -258,12 +268,14 @@ def live_models_fed(conn: Connection, schema: Schema, ids: Sequence[str]) -> dic
     rows = conn.execute(query).all()
     in_deleted = [model for _, model, stage in rows if stage == DELETED]
     used = models_in_use(conn, schema, in_deleted)
-    return {run: model for run, model, stage in rows if stage != DELETED or model in used}
+    found: dict[str, list[str]] = defaultdict(list)
+    for run, model, stage in sorted(rows, key=lambda row: (row[0], row[1])):
+        if stage != DELETED or model in used:
+            found[run].append(model)
+    return {run: tuple(models) for run, models in found.items()}
 
 
-def with_archive(
-    conn: Connection, schema: Schema, found: Sequence[Candidate]
-) -> list[Candidate]:
+def with_archive(conn: Connection, schema: Schema, found: Sequence[Candidate]) -> list[Candidate]:
     """Traces with the places of their files, which are in their tags."""
     if not found or not schema.has("trace_tags", "request_id", "key", "value"):
         return list(found)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -62,7 +63,7 @@ class Schema:
         """Whether the table is there with all of these columns."""
         return self.catalogue.has(table, *columns)
 
-    def key(self, kind: Kind) -> sa.ColumnClause[object]:
+    def key(self, kind: Kind) -> sa.ColumnClause[Any]:
         """The key column of a kind of entity."""
         name = ENTITY_TABLES[kind]
         return self.table(name).c[OWNERS[name]]
@@ -72,7 +73,7 @@ class Schema:
         name = ENTITY_TABLES[kind]
         return self.has(name, OWNERS[name])
 
-    def stamp(self, kind: Kind) -> sa.ColumnElement[object]:
+    def stamp(self, kind: Kind) -> sa.ColumnElement[Any]:
         """The column that tells when an entity was deleted, NULL where there is none."""
         table, column = ENTITY_TABLES[kind], STAMPS.get(kind, "")
         return self.table(table).c[column] if self.has(table, column) else sa.null()
@@ -85,9 +86,7 @@ class Schema:
     def purged_tables(self) -> tuple[str, ...]:
         """The tables that a collection deletes from or changes."""
         changed = {ref.table for ref in ALL if ref.action is not Action.REFUSE}
-        return tuple(
-            sorted(self.deleted_tables() | {n for n in changed if self.catalogue.has(n)})
-        )
+        return tuple(sorted(self.deleted_tables() | {n for n in changed if self.catalogue.has(n)}))
 
 
 def is_live(table: sa.TableClause) -> sa.ColumnElement[bool]:

@@ -166,9 +166,7 @@ class TrackingStore:
             yield page
             after = page[-1].id
 
-    def with_contents(
-        self, group: Sequence[Candidate], claimed: Iterable[str]
-    ) -> list[Candidate]:
+    def with_contents(self, group: Sequence[Candidate], claimed: Iterable[str]) -> list[Candidate]:
         """Deleted experiments with what is in them."""
         with self.reading() as conn:
             return contents.with_contents(conn, self.schema, group, claimed)
@@ -355,9 +353,7 @@ class TrackingStore:
 
     def begin_cycle(self, lease: Lease, now: datetime) -> int:
         """Note that a cycle starts; its number."""
-        return self.retried(
-            lambda conn: journal.begin_cycle(conn, lease.holder, to_millis(now))
-        )
+        return self.retried(lambda conn: journal.begin_cycle(conn, lease.holder, to_millis(now)))
 
     def end_cycle(self, report: Report) -> None:
         """Note how a cycle ended."""
