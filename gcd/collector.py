@@ -146,6 +146,7 @@ class Collector:
                     continue
                 if sweeping is not None:
                     sweeping.result()
+                self.lease.offer()
                 sweeping = background.submit(self._sweep_due)
             if sweeping is not None:
                 sweeping.result()

@@ -22,16 +22,19 @@ from gcd import clock
 from gcd.durations import to_millis
 
 DAY = 86_400_000
-STORY: tuple[tuple[str, int | None, int, str], ...] = (
-    ("baseline", None, 3, "active"),
-    ("champion", 60, 4, "deleted 60 days ago, but version 1 of churn-model lies in it"),
-    ("sweep-1", 45, 5, "deleted 45 days ago"),
-    ("sweep-2", 45, 5, "deleted 45 days ago"),
-    ("sweep-3", 40, 0, "deleted 40 days ago, never logged a file"),
-    ("mistake", 2, 4, "deleted 2 days ago: still within the grace period"),
-    ("keep-me", 90, 2, "deleted 90 days ago, tagged gcd.hold"),
+EXPERIMENTS: tuple[tuple[int, str, int | None], ...] = ((1, "churn", None), (2, "first-try", 50))
+"""Number, name, days since its deletion (None: active)."""
+STORY: tuple[tuple[str, int, int | None, int, str], ...] = (
+    ("baseline", 1, None, 3, "active"),
+    ("champion", 1, 60, 4, "deleted 60 days ago, but version 1 of churn-model lies in it"),
+    ("sweep-1", 1, 45, 5, "deleted 45 days ago"),
+    ("sweep-2", 1, 40, 0, "deleted 40 days ago, never logged a file"),
+    ("mistake", 1, 2, 4, "deleted 2 days ago: still within the grace period"),
+    ("keep-me", 1, 90, 2, "deleted 90 days ago, tagged gcd.hold"),
+    ("idea-1", 2, 50, 3, "went with its experiment first-try, deleted 50 days ago"),
+    ("idea-2", 2, 50, 3, "went with its experiment first-try, deleted 50 days ago"),
 )
-"""Name, days since its deletion (None: active), files, and what to know of it."""
+"""Name, experiment, days since its deletion (None: active), files, and what to know of it."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,8 @@ def tell(made: Demo, *, keep: bool) -> None:
     gcd(made, "explain", runs["mistake"])
     say("And what became of `sweep-1`?")
     gcd(made, "explain", runs["sweep-1"])
+    say("How is the store doing?")
+    gcd(made, "status")
     if keep:
         say(f"The store is left in {made.folder}; its URI is {made.uri}")
     else:
@@ -111,30 +116,49 @@ def build(made: Demo) -> dict[str, str]:
     runs = {name: uuid.uuid4().hex for name, *_ in STORY}
     with sqlite3.connect(made.folder / "mlflow.db") as db:
         db.executescript((files("gcd.cli") / "demo_store.sql").read_text())
-        location = (made.root / "1").as_uri()
-        db.execute(
-            "INSERT INTO experiments (experiment_id, name, artifact_location, lifecycle_stage,"
-            " creation_time, last_update_time) VALUES (1, 'churn', ?, 'active', ?, ?)",
-            (location, now - 99 * DAY, now - 99 * DAY),
-        )
-        for name, age, count, _ in STORY:
-            add_run(db, location, runs[name], name, None if age is None else now - age * DAY, now)
-            add_files(made.root / "1" / runs[name] / "artifacts", count)
-        add_claims(db, location, runs)
+        for number, name, age in EXPERIMENTS:
+            add_experiment(db, made.root / str(number), number, name, age, now)
+        for name, number, age, count, _ in STORY:
+            deleted = None if age is None else now - age * DAY
+            add_run(db, made.root / str(number), number, runs[name], name, deleted, now)
+            add_files(made.root / str(number) / runs[name] / "artifacts", count)
+        add_claims(db, (made.root / "1").as_uri(), runs)
     db.close()
     return runs
 
 
+def add_experiment(
+    db: sqlite3.Connection, folder: Path, number: int, name: str, age: int | None, now: int
+) -> None:
+    """An experiment that logs to a folder."""
+    touched = now - (99 if age is None else age) * DAY
+    db.execute(
+        "INSERT INTO experiments (experiment_id, name, artifact_location, lifecycle_stage,"
+        " creation_time, last_update_time) VALUES (?, ?, ?, ?, ?, ?)",
+        (number, name, folder.as_uri(), stage_of(age), now - 99 * DAY, touched),
+    )
+
+
+def stage_of(deleted: int | None) -> str:
+    """MLflow's lifecycle stage."""
+    return "active" if deleted is None else "deleted"
+
+
 def add_run(
-    db: sqlite3.Connection, location: str, run: str, name: str, deleted: int | None, now: int
+    db: sqlite3.Connection,
+    folder: Path,
+    experiment: int,
+    run: str,
+    name: str,
+    deleted: int | None,
+    now: int,
 ) -> None:
     """A finished run with metrics, parameters and tags."""
-    started = now - 95 * DAY
-    stage = "active" if deleted is None else "deleted"
+    started, uri = now - 95 * DAY, f"{folder.as_uri()}/{run}/artifacts"
     db.execute(
         "INSERT INTO runs (run_uuid, name, status, start_time, end_time, lifecycle_stage,"
-        " artifact_uri, experiment_id, deleted_time) VALUES (?, ?, 'FINISHED', ?, ?, ?, ?, 1, ?)",
-        (run, name, started, started, stage, f"{location}/{run}/artifacts", deleted),
+        " artifact_uri, experiment_id, deleted_time) VALUES (?, ?, 'FINISHED', ?, ?, ?, ?, ?, ?)",
+        (run, name, started, started, stage_of(deleted), uri, experiment, deleted),
     )
     history = [("loss", 1 / (step + 1), started + step, run, step) for step in range(50)]
     db.executemany(
@@ -174,11 +198,12 @@ def add_claims(db: sqlite3.Connection, location: str, runs: dict[str, str]) -> N
 
 def show(made: Demo) -> None:
     """Every run of the story: its rows and its files, counted."""
-    known = {name: note for name, _, _, note in STORY}
+    known = {name: (number, note) for name, number, _, _, note in STORY}
     with sqlite3.connect(made.folder / "mlflow.db") as db:
         for name, run, rows in present(db):
-            count = sum(path.is_file() for path in (made.root / "1" / run).rglob("*"))
-            click.echo(f"  {name:9} {rows:3} rows  {count} files  {known[name]}")
+            number, note = known[name]
+            count = sum(path.is_file() for path in (made.root / str(number) / run).rglob("*"))
+            click.echo(f"  {name:9} {rows:3} rows  {count} files  {note}")
     db.close()
     left = sum(path.is_file() for path in made.root.rglob("*"))
     click.echo(f"  {left} files in all")

@@ -102,7 +102,7 @@ def tell_young(session: Session, kept: Mapping[KeepReason, int]) -> None:
     young = kept.get(KeepReason.TOO_YOUNG, 0)
     if young and session.settings.policy.older_than == DEFAULT_AGE:
         click.echo(
-            f"{counted(young, 'entity')} deleted less than 30 days ago; "
+            f"{counted(young, 'entity')} kept as deleted less than 30 days ago; "
             "`--older-than 0s` collects at once, as `mlflow gc` does",
             err=True,
         )

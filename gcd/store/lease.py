@@ -31,6 +31,8 @@ RENEWAL = timedelta(seconds=15)
 MARGIN = timedelta(seconds=15)
 """A holder that could not renew for TERM less this stops touching artifacts, which no fence guards."""
 POLL = 1.0
+PATIENCE = timedelta(days=1)
+"""How long a collector that let another one go first waits for its turn."""
 
 
 def whoami() -> str:
@@ -137,6 +139,31 @@ class Lease:
                 return
             except GcdError:
                 continue  # the next beat tries again; without one `is_fresh` turns False by itself
+
+    def offer(self) -> bool:
+        """Let whoever waits for the lease collect first; True if somebody did.
+
+        To be called between batches, while nothing is swept. It returns when the lease is held again,
+        under a new epoch. Raises LeaseHeld after PATIENCE.
+        """
+        with reading(self.engine) as conn:
+            wanted = conn.scalar(sa.select(leases.c.wanted_ms).where(leases.c.name == NAME))
+        if wanted is None:
+            return False
+        self.release()
+        threading.Event().wait(2 * POLL)  # whoever polls for it comes first
+        again = acquire(self.engine, wait=PATIENCE)
+        again.hand_to(self)
+        return True
+
+    def hand_to(self, other: Lease) -> None:
+        """Let another object of this process go on with the lease."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+        other.epoch, other.renewed_at = self.epoch, self.renewed_at
+        other._stop = threading.Event()
+        other.start()
 
     def release(self) -> None:
         """Give it up, so that another collector need not wait for its end."""
