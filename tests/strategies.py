@@ -1,4 +1,4 @@
-"""What Hypothesis makes up: places, and small worlds that a plan has to be made for."""
+"""What Hypothesis makes up: places, and small worlds of every kind that a plan has to be made for."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from gcd.model import Candidate, Hold, KeepReason, Kind, Place, Probe, Reach, Root
+from gcd.model import Candidate, Contents, Hold, KeepReason, Kind, Place, Probe, Reach, Root
 from gcd.planning.gate import Gate
 from gcd.planning.guard import Scope, Site, below, layout_root, own_names, parse_place
 from gcd.planning.policy import Keep, Policy, RunsOfLiveModels
@@ -68,7 +68,22 @@ LOCATIONS: Mapping[str, str | None] = {
     "5": "gs://bucket/5",
     "6": None,
 }
-IDS = ("a" * 32, "a" * 32 + "0", "b" * 32, "m-" + "c" * 32, "m-" + "d" * 32)
+NAMES: Mapping[str, str] = {"1": "prod-a", "10": "prod-b", "2": "lab", "3": "lab-[x]", "4": "Prod-a"}
+"""The names of some experiments; the others have none, as after a damaged upgrade."""
+PATTERNS = ("prod-*", "lab", "*", "PROD-*", "lab-[[]x]")
+IDS = (
+    *("a" * 32, "a" * 32 + "0", "b" * 32, "m-" + "c" * 32, "m-" + "d" * 32),
+    *("1", "10", "2", "4", "6", "tr-" + "e" * 32, "tr-" + "f" * 32, "job-1"),
+)
+FOLDERS = {Kind.RUN: "", Kind.LOGGED_MODEL: "models/", Kind.TRACE: "traces/"}
+
+
+def kind_of(entity: str) -> Kind:
+    """The kind of an entity of these worlds, by the form of its id."""
+    if entity.isdecimal():
+        return Kind.EXPERIMENT
+    forms = {"m-": Kind.LOGGED_MODEL, "tr-": Kind.TRACE, "job-": Kind.JOB}
+    return next((kind for form, kind in forms.items() if entity.startswith(form)), Kind.RUN)
 
 
 def made_sites() -> dict[str, Site | Keep]:
@@ -91,26 +106,41 @@ times = st.sampled_from(TIMES)
 
 @st.composite
 def candidates(draw: st.DrawFn, entity: str) -> Candidate:
-    """A soft-deleted entity, often where MLflow puts it, sometimes anywhere."""
-    experiment = draw(st.sampled_from(["1", "10", "2", "3"] * 4 + ["4", "5", "6"]))
-    location = LOCATIONS[experiment]
-    kind = Kind.LOGGED_MODEL if entity.startswith("m-") else Kind.RUN
-    tail = f"models/{entity}/artifacts" if kind is Kind.LOGGED_MODEL else f"{entity}/artifacts"
-    canonical, elsewhere = f"{location}/{tail}", f"/attic/{experiment}/{tail}"
+    """An entity that may be collected, often where MLflow puts it, sometimes anywhere."""
+    kind = kind_of(entity)
+    shared = {
+        "kind": kind,
+        "id": entity,
+        "token": "deleted@1",
+        "deleted_at": draw(st.sampled_from([NOW - 2 * AGES[-1]] * 12 + TIMES + [None] * 4)),
+        "first_seen_at": draw(st.none() | times),
+    }
+    if kind is Kind.JOB:
+        return Candidate(**shared, experiment_id="", uri=None, location=None)
+    anywhere = st.sampled_from(["1", "10", "2", "3"] * 4 + ["4", "5", "6"])
+    experiment = entity if kind is Kind.EXPERIMENT else draw(anywhere)
+    own = ["6h", "1d", "40d"] * 2 + ["0s", "soon", ""]
+    shared |= {
+        "experiment_id": experiment,
+        "location": LOCATIONS[experiment],
+        "experiment": NAMES.get(experiment),
+        "own_age": draw(st.sampled_from([None] * 18 + own)),
+    }
+    if kind is Kind.EXPERIMENT:
+        nothing = [None, Contents()] * 3
+        found = [Contents(live_runs=2), Contents(live_model="m-live"), Contents(guarding="judge")]
+        return Candidate(**shared, uri=None, contents=draw(st.sampled_from(nothing + found)))
+    tail = f"{FOLDERS[kind]}{entity}/artifacts"
+    canonical, elsewhere = f"{LOCATIONS[experiment]}/{tail}", f"/attic/{experiment}/{tail}"
     refused = ["", "mlruns/x", "/attic", f"/data/mlruns/{tail}", f"ftp://x/{tail}"]
-    uri = draw(st.sampled_from([canonical] * 8 + [None, elsewhere] * 4 + refused))
+    archive = [None] * 3 + [elsewhere] * 3 + refused[1:]
     return Candidate(
-        kind=draw(st.sampled_from([kind] * 20 + [Kind.EXPERIMENT])),
-        id=entity,
-        experiment_id=experiment,
-        token="deleted@1",
-        deleted_at=draw(st.sampled_from([NOW - 2 * AGES[-1]] * 12 + TIMES + [None] * 4)),
-        uri=uri,
-        location=location,
-        first_seen_at=draw(st.none() | times),
-        is_running=draw(st.sampled_from([False] * 5 + [True])),
-        last_active_at=draw(st.none() | times),
-        feeds=draw(st.sampled_from([None] * 5 + ["m-live"])),
+        **shared,
+        uri=draw(st.sampled_from([canonical] * 8 + [None, elsewhere] * 4 + refused)),
+        archive_uri=draw(st.sampled_from(archive)) if kind is Kind.TRACE else None,
+        is_running=draw(st.sampled_from([False] * 5 + [True])) if kind is Kind.RUN else False,
+        last_active_at=draw(st.none() | times) if kind is Kind.RUN else None,
+        feeds=draw(st.sampled_from([()] * 5 + [("m-live",)])) if kind is Kind.RUN else (),
     )
 
 
@@ -129,9 +159,15 @@ def holds(draw: st.DrawFn, found: list[Candidate]) -> tuple[Hold, Place | None]:
         until=draw(st.sampled_from([None, NOW - TICK, NOW, NOW + TICK])),
     )
     site = SITES.get(each.location or "")
-    if not isinstance(site, Site) or each.kind is Kind.EXPERIMENT or hold.uri is not None:
+    if not isinstance(site, Site) or hold.uri is not None:
         return hold, None
-    tree = below(site.true, *own_names(each))
+    if each.kind is Kind.EXPERIMENT:
+        return hold, site.true
+    if each.kind is Kind.JOB:
+        return hold, None
+    names = own_names(each)
+    homes = [site.true, below(ATTIC, each.experiment_id)] if each.archive_uri else [site.true]
+    tree = below(draw(st.sampled_from(homes)), *names)
     up = tree.path.removesuffix("artifacts/")
     path = draw(st.sampled_from([tree.path, up, up + "artifacts0/", tree.path + "x/", "/", None]))
     if path is None:
@@ -166,13 +202,16 @@ policies = st.builds(
     Policy,
     older_than=st.sampled_from(AGES),
     runs_of_live_models=st.sampled_from(RunsOfLiveModels),
+    ages=st.lists(st.tuples(st.sampled_from(PATTERNS), st.sampled_from(AGES)), max_size=2).map(tuple),
+    shortest=st.sampled_from([None, None, *AGES]),
+    exclude=st.sampled_from([()] * 6 + [(each,) for each in PATTERNS]),
 )
 
 
 @st.composite
 def worlds(draw: st.DrawFn) -> dict[str, Any]:
-    """All that `make_plan` takes, by the names of its arguments; holds are not yet an index."""
-    entities = draw(st.lists(st.sampled_from(IDS), min_size=1, unique=True))
+    """All that a page is planned by; holds are not yet an index, nor locations trees."""
+    entities = draw(st.lists(st.sampled_from(IDS), min_size=1, max_size=8, unique=True))
     found = [draw(candidates(entity)) for entity in entities]
     return {
         "candidates": found,
@@ -183,4 +222,5 @@ def worlds(draw: st.DrawFn) -> dict[str, Any]:
         "scope": SCOPE,
         "gate": Gate(max_backlog=2, collect_absent=draw(st.booleans())),
         "now": NOW,
+        "are_members": draw(st.sampled_from([False] * 4 + [True])),
     }

@@ -65,8 +65,10 @@ def show(out: Console, session: Session, found: Overview) -> None:
         out.print("cycles     none yet", markup=False)
     for cycle in found.cycles:
         out.print(cycle_text(cycle))
-    if found.cycles:
-        show_reasons(out, kept_of(found.cycles[0]))
+    kept = kept_of(found.cycles[0]) if found.cycles else {}
+    if kept:
+        out.print(f"kept       {counted(sum(kept.values()), 'entity')}", markup=False)
+        show_reasons(out, kept)
 
 
 def due_lines(session: Session, found: Overview) -> Iterator[str]:

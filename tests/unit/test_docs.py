@@ -85,7 +85,7 @@ def test_every_key_of_the_configuration_is_told_with_its_default() -> None:
 
 
 def test_every_command_is_told() -> None:
-    told = [re.match(r"gcd (\w+)", cell) for cell in first_column("Commands")]
+    told = [re.match(r"gcd ([\w-]+)", cell) for cell in first_column("Commands")]
     assert [found[1] for found in told if found] == list(BUILTIN)
 
 
