@@ -123,7 +123,10 @@ def is_lost_input(row: Row, gone: Gone) -> bool:
         (row["source_type"] == "DATASET" and source in gone.datasets)
         or (row["source_type"] in ("RUN_INPUT", "RUN_OUTPUT") and source in gone.runs)
         or (row["destination_type"] == "RUN" and destination in gone.runs)
-        or (row["destination_type"] in ("MODEL_INPUT", "MODEL_OUTPUT") and destination in gone.models)
+        or (
+            row["destination_type"] in ("MODEL_INPUT", "MODEL_OUTPUT")
+            and destination in gone.models
+        )
     )
 
 
@@ -225,7 +228,10 @@ def member(value: Any, name: str) -> Any:
 def settled_datasets(tables: Tables, gone: Gone) -> tuple[Tables, Gone]:
     """The tables with datasets given to those who still use them; and what goes, with the others."""
     dead = dead_inputs(tables, gone)
-    left = {**tables, "inputs": [r for r in tables.get("inputs", ()) if r["input_uuid"] not in dead]}
+    left = {
+        **tables,
+        "inputs": [r for r in tables.get("inputs", ()) if r["input_uuid"] not in dead],
+    }
     lost: set[str] = set()
     rows = tables.get("datasets", ())
     for row in sorted(rows, key=lambda row: row["experiment_id"]):
@@ -251,7 +257,9 @@ def dead_inputs(tables: Tables, gone: Gone) -> set[str]:
 
 def users_homes(tables: Tables, gone: Gone, dataset: str) -> Iterator[int]:
     """The experiments of the runs that still use a dataset, or measured a model on it."""
-    runs = {r["run_uuid"]: r["experiment_id"] for r in tables["runs"] if r["run_uuid"] not in gone.runs}
+    runs = {
+        r["run_uuid"]: r["experiment_id"] for r in tables["runs"] if r["run_uuid"] not in gone.runs
+    }
     for row in tables.get("inputs", ()):
         if row["source_type"] == "DATASET" and row["source_id"] == dataset:
             yield from (runs[each] for each in [row["destination_id"]] if each in runs)

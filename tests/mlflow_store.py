@@ -6,6 +6,7 @@ It must never write a row that MLflow itself could not have written, but by `sql
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import time
 import urllib.parse
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.expectation import SOURCE_RUN
+from tests.expectation import SOURCE_RUN, kind_of
 from tests.servers import Database, Keeper
 
 with warnings.catch_warnings(action="ignore"):  # MLflow's own, at import
@@ -33,7 +34,7 @@ with warnings.catch_warnings(action="ignore"):  # MLflow's own, at import
         Param,
         RunTag,
     )
-    from mlflow.store.jobs import sqlalchemy_store as job_store
+    from mlflow.store.jobs.sqlalchemy_store import SqlAlchemyJobStore
     from mlflow.store.model_registry import sqlalchemy_store as registry_store
     from mlflow.store.tracking import sqlalchemy_store as tracking_store
     from mlflow.tracing.attachments import Attachment
@@ -47,6 +48,13 @@ ODD_FILES = {
     ".hidden": b"h",
     "-rf": b"looks like an option",
 }
+COSTLY: dict[str, Any] = {
+    "mlflow.chat.tokenUsage": {"input_tokens": 3, "output_tokens": 4, "total_tokens": 7},
+    "mlflow.llm.cost": {"input_cost": 0.1, "output_cost": 0.2, "total_cost": 0.3},
+    "mlflow.llm.model": "gpt",
+    "mlflow.llm.provider": "openai",
+}
+"""What a span tells that asked a model: figures of the span and of the trace."""
 
 logging.getLogger("mlflow").setLevel(logging.ERROR)
 logging.getLogger("alembic").setLevel(logging.ERROR)
@@ -90,6 +98,11 @@ class RealStore:
         self.client = MlflowClient(self.uri, self.uri)
 
     @property
+    def jobs(self) -> SqlAlchemyJobStore:
+        """The store of the server's jobs, which is in the same database."""
+        return SqlAlchemyJobStore(self.uri)
+
+    @property
     def inner(self) -> Any:
         """The store behind the client: some entities have no other way in."""
         return self.client._tracking_client.store
@@ -103,6 +116,20 @@ class RealStore:
                 name, artifact_location=location or (self.root / name).as_uri()
             )
         )
+
+    def numbered(self, name: str) -> str:
+        """A new experiment where MLflow puts it unless told otherwise: a folder with its number."""
+        number = self.experiment(name)
+        self.sql(
+            "UPDATE experiments SET artifact_location = :uri WHERE experiment_id = :number",
+            uri=(self.root / number).as_uri(),
+            number=int(number),
+        )
+        return number
+
+    def folder(self, experiment: str) -> Path:
+        """The folder below which an experiment logs."""
+        return local_path(self.client.get_experiment(experiment).artifact_location)
 
     def run(
         self,
@@ -165,15 +192,17 @@ class RealStore:
         metrics: bool = False,
         tags: Mapping[str, str] | None = None,
         experiment: str | None = None,
+        source: str | None = None,
     ) -> str:
         """A logged model that the run made, with files, tags and, if asked, metrics.
 
-        It is in the run's experiment unless another is given.
+        It is in the run's experiment unless another is given, and says that the run is its source
+        unless another is.
         """
         model = self.client.create_logged_model(
             experiment or self.client.get_run(run).info.experiment_id,
             name=name,
-            source_run_id=run,
+            source_run_id=source or run,
             tags={"k": "v", **(tags or {})},
             params={"depth": "3"},
         ).model_id
@@ -185,8 +214,12 @@ class RealStore:
         self.client.finalize_logged_model(model, LoggedModelStatus.READY)
         self.client.log_outputs(run, [LoggedModelOutput(model, 1)])
         if metrics:
-            self.client.log_batch(run, [Metric("f1", 1 / 3, now_ms(), 0, model_id=model)])
+            self.measure(run, model)
         return str(model)
+
+    def measure(self, run: str, model: str) -> None:
+        """The run logs a metric of the model."""
+        self.client.log_batch(run, [Metric("f1", 1 / 3, now_ms(), 0, model_id=model)])
 
     def model_input(self, run: str, model: str) -> None:
         """The run took this logged model."""
@@ -220,11 +253,15 @@ class RealStore:
             )
             trace = str(span.trace_id)
             inner = self.client.start_span(
-                "inner", trace, parent_id=span.span_id, inputs={"x": 1}, start_time_ns=began + 1000
+                "inner",
+                trace,
+                parent_id=span.span_id,
+                inputs={"x": 1},
+                attributes=COSTLY,
+                start_time_ns=began + 1000,
             )
             self.client.end_span(trace, inner.span_id, outputs={"y": 2}, end_time_ns=began + 2000)
             self.client.end_trace(trace, outputs={"a": 1}, end_time_ns=began + 5_000_000)
-            mlflow.flush_trace_async_logging()
         for key, value in (("mlflow.sourceRun", run), ("mlflow.modelId", model)):
             if value:  # what `mlflow.start_span` inside `mlflow.start_run` leaves
                 self.sql(
@@ -249,7 +286,8 @@ class RealStore:
 
     @contextmanager
     def as_tracking(self) -> Iterator[None]:
-        """Some parts of MLflow know one tracking URI only, the process's."""
+        """Some parts of MLflow know one tracking URI only, the process's; traces are not late."""
+        os.environ["MLFLOW_ENABLE_ASYNC_TRACE_LOGGING"] = "false"
         mlflow.set_tracking_uri(self.uri)
         mlflow.tracing.reset()  # type: ignore[no-untyped-call]
         try:
@@ -259,10 +297,14 @@ class RealStore:
 
     # -- deleting, restoring -------------------------------------------------------------------
 
-    def delete(self, *runs: str) -> None:
-        """Soft-delete by MLflow's client."""
-        for run in runs:
-            self.client.delete_run(run)
+    def delete(self, *ids: str) -> None:
+        """Soft-delete runs, logged models and experiments by MLflow's client."""
+        ways = {
+            "experiments": self.client.delete_experiment,
+            "models": self.client.delete_logged_model,
+        }
+        for each in ids:
+            ways.get(kind_of(each), self.client.delete_run)(each)
 
     def restore(self, *runs: str) -> None:
         """Restore by MLflow's client; raises what it raises."""
@@ -277,6 +319,11 @@ class RealStore:
     def experiments(self) -> set[str]:
         """Every experiment whose row is there, in whatever stage."""
         return {str(row[0]) for row in self.database.rows("SELECT experiment_id FROM experiments")}
+
+    def runs_in(self, experiment: str) -> list[str]:
+        """Every run of an experiment, in whatever stage."""
+        query = "SELECT run_uuid FROM runs WHERE experiment_id = :number"
+        return [str(row[0]) for row in self.database.rows(query, number=int(experiment))]
 
     def runs(self) -> set[str]:
         """Every run whose row is there."""
@@ -296,6 +343,14 @@ class RealStore:
     def point(self, run: str, uri: str) -> None:
         """Give the run another artifact URI, as imports and edited rows have."""
         self.sql("UPDATE runs SET artifact_uri = :uri WHERE run_uuid = :run", uri=uri, run=run)
+
+    def point_model(self, model: str, uri: str) -> None:
+        """The same for a logged model."""
+        self.sql(
+            "UPDATE logged_models SET artifact_location = :uri WHERE model_id = :model",
+            uri=uri,
+            model=model,
+        )
 
     # -- saving --------------------------------------------------------------------------------
 
@@ -320,7 +375,7 @@ def release(uri: str) -> None:
     for store in (
         tracking_store.SqlAlchemyStore,
         registry_store.SqlAlchemyStore,
-        job_store.SqlAlchemyJobStore,
+        SqlAlchemyJobStore,
     ):
         engine = getattr(store, "_engine_map", {}).get(uri)
         if engine is not None:

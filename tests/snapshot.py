@@ -112,6 +112,11 @@ class Snapshot:
         """Look now."""
         return cls(read_tables(database), read_files(root))
 
+    @property
+    def size(self) -> int:
+        """How many rows there are."""
+        return sum(map(len, self.tables.values()))
+
     def without(self, ids: Collection[str]) -> Snapshot:
         """What has to be left when these runs, logged models, experiments and jobs are collected."""
         gone = collected(self.tables, ids).ids

@@ -60,6 +60,7 @@ SCOPE = Scope(
     destination=Place("file", "", "/srv/artifacts/"), hosts=frozenset({"tracking"}), roots=(ATTIC,)
 )
 LOCATIONS: Mapping[str, str | None] = {
+    "0": "/data/mlruns/0",
     "1": "file:///data/mlruns/1",
     "10": "/data/mlruns/10",
     "2": "s3://bucket/team/2",
@@ -68,13 +69,19 @@ LOCATIONS: Mapping[str, str | None] = {
     "5": "gs://bucket/5",
     "6": None,
 }
-NAMES: Mapping[str, str] = {"1": "prod-a", "10": "prod-b", "2": "lab", "3": "lab-[x]", "4": "Prod-a"}
-"""The names of some experiments; the others have none, as after a damaged upgrade."""
-PATTERNS = ("prod-*", "lab", "*", "PROD-*", "lab-[[]x]")
-IDS = (
-    *("a" * 32, "a" * 32 + "0", "b" * 32, "m-" + "c" * 32, "m-" + "d" * 32),
-    *("1", "10", "2", "4", "6", "tr-" + "e" * 32, "tr-" + "f" * 32, "job-1"),
-)
+NAMES: Mapping[str, str] = {"1": "prod-a", "10": "prod-b", "2": "lab", "3": "lab-[x]"}
+"""The names of some experiments; the others have none."""
+PATTERNS: Mapping[str, frozenset[str | None]] = {
+    "prod-*": frozenset({"prod-a", "prod-b"}),
+    "PROD-*": frozenset(),
+    "lab": frozenset({"lab"}),
+    "lab*": frozenset({"lab", "lab-[x]"}),
+    "lab-[[]x]": frozenset({"lab-[x]"}),
+    "*": frozenset({*NAMES.values(), None}),
+}
+"""Patterns of names, each with those that it matches."""
+MEMBERS = ("m-" + "c" * 32, "m-" + "d" * 32, "tr-" + "e" * 32, "tr-" + "f" * 32)
+IDS = ("a" * 32, "a" * 32 + "0", "b" * 32, *MEMBERS, "0", "1", "10", "2", "4", "6", "job-1")
 FOLDERS = {Kind.RUN: "", Kind.LOGGED_MODEL: "models/", Kind.TRACE: "traces/"}
 
 
@@ -117,9 +124,9 @@ def candidates(draw: st.DrawFn, entity: str) -> Candidate:
     }
     if kind is Kind.JOB:
         return Candidate(**shared, experiment_id="", uri=None, location=None)
-    anywhere = st.sampled_from(["1", "10", "2", "3"] * 4 + ["4", "5", "6"])
+    anywhere = st.sampled_from(["1", "10", "2", "3"] * 4 + ["0", "4", "5", "6"])
     experiment = entity if kind is Kind.EXPERIMENT else draw(anywhere)
-    own = ["6h", "1d", "40d"] * 2 + ["0s", "soon", ""]
+    own = ["6h", "1d", "40d", "0s", "soon", ""]
     shared |= {
         "experiment_id": experiment,
         "location": LOCATIONS[experiment],
@@ -148,13 +155,14 @@ def candidates(draw: st.DrawFn, entity: str) -> Candidate:
 def holds(draw: st.DrawFn, found: list[Candidate]) -> tuple[Hold, Place | None]:
     """A hold on or near one of the candidates, or on its tree, with the place of its URI."""
     each = draw(st.sampled_from(found))
+    sources = [f"runs:/{each.id}/model", f"models:/{each.id}"] if len(each.id) >= 32 else []
     hold = Hold(
         reason=draw(
             st.sampled_from([KeepReason.HELD, KeepReason.REGISTERED, KeepReason.SHARED]),
         ),
         because="somebody needs it",
         entity_id=draw(st.sampled_from([None, None, each.id, f"experiment/{each.experiment_id}"])),
-        uri=draw(st.sampled_from([None, None, f"runs:/{each.id}/model", f"models:/{each.id}"])),
+        uri=draw(st.sampled_from([None, None, *sources])),
         reach=draw(st.sampled_from(Reach)),
         until=draw(st.sampled_from([None, NOW - TICK, NOW, NOW + TICK])),
     )
@@ -202,7 +210,9 @@ policies = st.builds(
     Policy,
     older_than=st.sampled_from(AGES),
     runs_of_live_models=st.sampled_from(RunsOfLiveModels),
-    ages=st.lists(st.tuples(st.sampled_from(PATTERNS), st.sampled_from(AGES)), max_size=2).map(tuple),
+    ages=st.lists(
+        st.tuples(st.sampled_from(sorted(PATTERNS)), st.sampled_from(AGES)), max_size=2
+    ).map(tuple),
     shortest=st.sampled_from([None, None, *AGES]),
     exclude=st.sampled_from([()] * 6 + [(each,) for each in PATTERNS]),
 )
@@ -211,7 +221,9 @@ policies = st.builds(
 @st.composite
 def worlds(draw: st.DrawFn) -> dict[str, Any]:
     """All that a page is planned by; holds are not yet an index, nor locations trees."""
-    entities = draw(st.lists(st.sampled_from(IDS), min_size=1, max_size=8, unique=True))
+    are_members = draw(st.sampled_from([False] * 4 + [True]))
+    known = MEMBERS if are_members else IDS
+    entities = draw(st.lists(st.sampled_from(known), min_size=1, max_size=8, unique=True))
     found = [draw(candidates(entity)) for entity in entities]
     return {
         "candidates": found,
@@ -222,5 +234,5 @@ def worlds(draw: st.DrawFn) -> dict[str, Any]:
         "scope": SCOPE,
         "gate": Gate(max_backlog=2, collect_absent=draw(st.booleans())),
         "now": NOW,
-        "are_members": draw(st.sampled_from([False] * 4 + [True])),
+        "are_members": are_members,
     }

@@ -1,20 +1,21 @@
-"""Whole experiments, with all that MLflow's API can make in one; and what has to be left without them.
+"""Whole experiments: with one of everything that MLflow's API can make in one, and files for it.
 
-The expectation is written here on its own, from MLflow's tables; it shares nothing with gcd.
+It must never write a row that MLflow itself could not have written, but by what says so.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import warnings
-from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tests.mlflow_store import DAY, RealStore, local_path, now_ms
 from tests.servers import Database
-from tests.snapshot import Row, Snapshot, Tables, member, mentions, read_tables, without_trees
+from tests.snapshot import Snapshot, mentions
 
 with warnings.catch_warnings(action="ignore"):  # MLflow's own, at import
     import mlflow
@@ -30,76 +31,32 @@ ARCHIVE = "archive"
 ATTACHMENT = b"\x89PNG, says a prompt"
 
 
-@dataclass(frozen=True)
-class Ids:
-    """Entities by kind; an experiment by its number as MLflow tells it, as text."""
-
-    runs: frozenset[str] = frozenset()
-    models: frozenset[str] = frozenset()
-    traces: frozenset[str] = frozenset()
-    experiments: frozenset[str] = frozenset()
-
-    def __or__(self, other: Ids) -> Ids:
-        return Ids(
-            self.runs | other.runs,
-            self.models | other.models,
-            self.traces | other.traces,
-            self.experiments | other.experiments,
-        )
-
-    def __sub__(self, other: Ids) -> Ids:
-        return Ids(
-            self.runs - other.runs,
-            self.models - other.models,
-            self.traces - other.traces,
-            self.experiments - other.experiments,
-        )
-
-    @property
-    def words(self) -> frozenset[str]:
-        """The ids that can be told from any other text."""
-        return self.runs | self.models | self.traces
+ENTITIES = (
+    ("runs", "run_uuid"),
+    ("logged_models", "model_id"),
+    ("trace_info", "request_id"),
+    ("experiments", "experiment_id"),
+)
+"""(table, key) of what has files or contents of its own."""
 
 
-def ids(
-    runs: Iterable[str] = (), models: Iterable[str] = (), experiments: Iterable[str] = ()
-) -> Ids:
-    """Single entities."""
-    return Ids(frozenset(runs), frozenset(models), frozenset(), frozenset(experiments))
+def there(database: Database) -> set[str]:
+    """The id of everything whose row is there; an experiment's number as text."""
+    return {
+        str(row[0])
+        for table, column in ENTITIES
+        for row in database.rows(f"SELECT {column} FROM {table}")
+    }
 
 
-def there(database: Database) -> Ids:
-    """Everything whose row is there."""
-    return Ids(
-        *(
-            frozenset(str(row[0]) for row in database.rows(f"SELECT {key} FROM {table}"))
-            for table, key in (
-                ("runs", "run_uuid"),
-                ("logged_models", "model_id"),
-                ("trace_info", "request_id"),
-                ("experiments", "experiment_id"),
-            )
-        )
-    )
-
-
-def inside(database: Database, *experiments: str) -> Ids:
-    """These experiments with everything in them."""
+def inside(database: Database, *experiments: str) -> set[str]:
+    """The ids of these experiments and of everything in them."""
     numbers = ", ".join(experiments)
-    parts = (
-        frozenset(
-            str(row[0])
-            for row in database.rows(
-                f"SELECT {key} FROM {table} WHERE experiment_id IN ({numbers})"
-            )
-        )
-        for table, key in (
-            ("runs", "run_uuid"),
-            ("logged_models", "model_id"),
-            ("trace_info", "request_id"),
-        )
-    )
-    return Ids(*parts, frozenset(experiments))
+    return {
+        str(row[0])
+        for table, column in ENTITIES
+        for row in database.rows(f"SELECT {column} FROM {table} WHERE experiment_id IN ({numbers})")
+    }
 
 
 # -- making --------------------------------------------------------------------------------------
@@ -136,13 +93,19 @@ def whole(store: RealStore, name: str, experiment: str | None = None) -> Whole:
         store.logged_model(child, "m-plain"),
     ]
     store.model_input(child, made.models[0])
-    made.traces = [store.trace(made.experiment, run=parent), store.trace(made.experiment)]
+    made.traces = [trace(store, made.experiment, run=parent), trace(store, made.experiment)]
     store.client.link_traces_to_run([made.traces[0]], child)
     store.assess(made.traces[1], child)
-    for trace in made.traces:
-        attach(store, trace)
+    for each in made.traces:
+        attach(store, each)
     apparatus(store, made)
     return made
+
+
+def trace(store: RealStore, experiment: str, run: str | None = None) -> str:
+    """A trace, written at once: MLflow's own threads take a second to be flushed."""
+    os.environ["MLFLOW_ENABLE_ASYNC_TRACE_LOGGING"] = "false"  # until the end of the test
+    return store.trace(experiment, run)
 
 
 def attach(store: RealStore, trace: str) -> Path:
@@ -175,7 +138,7 @@ def inner(store: RealStore) -> SqlAlchemyStore:
 
 def apparatus(store: RealStore, made: Whole) -> None:
     """Scorers, issues, label schemas, review queues, an endpoint, prompts, evaluation data, a job."""
-    experiment, run, trace = made.experiment, made.runs[0], made.traces[0]
+    experiment, run, traced = made.experiment, made.runs[0], made.traces[0]
     within = inner(store)
     made.scorer = within.register_scorer(experiment, "judge", json.dumps({"name": "judge"}))
     within.register_scorer(experiment, "judge", json.dumps({"name": "judge", "again": 1}))
@@ -191,7 +154,7 @@ def apparatus(store: RealStore, made: Whole) -> None:
     within.create_endpoint_binding(made.endpoint, "scorer", made.scorer.scorer_id)
     with store.as_tracking():
         mlflow.log_issue(
-            trace_id=trace, issue_id=issue.issue_id, issue_name="slow", run_id=made.runs[1]
+            trace_id=traced, issue_id=issue.issue_id, issue_name="slow", run_id=made.runs[1]
         )
         tone = create_label_schema(
             "tone", type="feedback", input=InputText(), experiment_id=experiment
@@ -203,14 +166,14 @@ def apparatus(store: RealStore, made: Whole) -> None:
             experiment_id=experiment,
             schema_ids=[tone.schema_id],
         )
-        add_items_to_review_queue(queue.queue_id, item_ids=[trace])
+        add_items_to_review_queue(queue.queue_id, item_ids=[traced])
         dataset = store.client.create_dataset(
             f"evaluation of {made.name}", experiment_id=[experiment, "0"], tags={"k": "v"}
         )
         dataset.merge_records([{"inputs": {"q": "a"}, "expectations": {"a": "1"}}])
         prompt = store.client.register_prompt(name=f"prompt-{experiment}", template="Hi {{you}}")
         store.client.link_prompt_version_to_run(run, prompt)
-        store.client.link_prompt_versions_to_trace([prompt], trace)
+        store.client.link_prompt_versions_to_trace([prompt], traced)
     finished_job(store, experiment)
 
 
@@ -285,165 +248,11 @@ def backdate(store: RealStore, days: int = 10) -> None:
         store.sql(f"UPDATE {table} SET {changes}")
 
 
-# -- what must be left ---------------------------------------------------------------------------
-
-KEYS = {
-    "runs": "run_uuid",
-    "logged_models": "model_id",
-    "trace_info": "request_id",
-    "experiments": "experiment_id",
-    "inputs": "input_uuid",
-    "datasets": "dataset_uuid",
-    "issues": "issue_id",
-    "scorers": "scorer_id",
-    "label_schemas": "schema_id",
-    "review_queues": "queue_id",
-}
-LINKS = (
-    ("run", "runs"),
-    ("model", "logged_models"),
-    ("trace", "trace_info"),
-    ("experiment", "experiments"),
-)
-OF_TRACES = {
-    "request_id": ("trace_tags", "trace_request_metadata", "trace_metrics"),
-    "trace_id": ("spans", "span_metrics", "assessments"),
-}
-DIES: tuple[tuple[str, str, str, dict[str, tuple[object, ...]]], ...] = (
-    *((table, "run_uuid", "runs", {}) for table in ("metrics", "latest_metrics", "params", "tags")),
-    ("inputs", "destination_id", "runs", {"destination_type": ("RUN",)}),
-    ("inputs", "source_id", "runs", {"source_type": ("RUN_INPUT", "RUN_OUTPUT")}),
-    ("logged_model_metrics", "run_id", "runs", {}),
-    ("trace_request_metadata", "value", "runs", {"key": ("mlflow.sourceRun",)}),
-    ("assessments", "assessment_metadata/mlflow.assessment.sourceRunId", "runs", {}),
-    (
-        *("inputs", "destination_id", "logged_models"),
-        {"destination_type": ("MODEL_INPUT", "MODEL_OUTPUT")},
-    ),
-    *(
-        (f"logged_model_{p}", "model_id", "logged_models", {})
-        for p in ("metrics", "params", "tags")
-    ),
-    ("trace_request_metadata", "value", "logged_models", {"key": ("mlflow.modelId",)}),
-    *((table, column, "trace_info", {}) for column, all_ in OF_TRACES.items() for table in all_),
-    ("review_queue_items", "item_id", "trace_info", {"item_type": ("trace",)}),
-    *(
-        ("entity_associations", f"{side}_id", table, {f"{side}_type": (kind,)})
-        for side in ("source", "destination")
-        for kind, table in LINKS
-    ),
-    *(
-        (table, "experiment_id", "experiments", {})
-        for table in (
-            "experiment_tags",
-            "datasets",
-            "issues",
-            "scorers",
-            "label_schemas",
-            "review_queues",
-            "sql_trace_metric_daily_rollups",
-            "sql_span_cost_daily_rollups",
-            "sql_assessment_daily_rollups",
-            "sql_trace_rollup_rebuild_queue",
-        )
-    ),
-    ("jobs", "params/experiment_id", "experiments", {"status": (2, 3, 4, 5)}),
-    ("input_tags", "input_uuid", "inputs", {}),
-    ("inputs", "source_id", "datasets", {"source_type": ("DATASET",)}),
-    ("issue_categories", "issue_id", "issues", {}),
-    ("assessments", "name", "issues", {"assessment_type": ("issue",)}),
-    ("scorer_versions", "scorer_id", "scorers", {}),
-    ("online_scoring_configs", "scorer_id", "scorers", {}),
-    ("endpoint_bindings", "resource_id", "scorers", {"resource_type": ("scorer",)}),
-    ("review_queue_label_schemas", "schema_id", "label_schemas", {}),
-    *(
-        (f"review_queue_{part}", "queue_id", "review_queues", {})
-        for part in ("label_schemas", "items", "users")
-    ),
-)
-"""(table, column or column/member, table of the owner, condition): rows that die with their owner."""
-CLEARED = (
-    ("assessments", "run_id", "runs"),
-    ("issues", "source_run_id", "runs"),
-    ("endpoints", "experiment_id", "experiments"),
-)
-"""Pointers in rows of others that become NULL."""
-LISTS = (
-    ("registered_model_tags", "mlflow.prompt.associatedRunIds", "runs"),
-    ("model_version_tags", "mlflow.prompt.associatedRunIds", "runs"),
-    ("registered_model_tags", "_mlflow_experiment_ids", "experiments"),
-)
-"""(table, key, owner): comma-separated lists that lose the id."""
+# -- looking -------------------------------------------------------------------------------------
 
 
-def without(snapshot: Snapshot, gone: Ids) -> Snapshot:
-    """What has to be left when these are collected."""
-    return Snapshot(rows_without(snapshot.tables, gone), without_trees(snapshot.files, gone.words))
-
-
-def rows_without(tables: Tables, gone: Ids) -> Tables:
-    """The rows as they must be once these are purged."""
-    dead = {name: set[str]() for name in KEYS}
-    dead["runs"] |= gone.runs
-    dead["logged_models"] |= gone.models
-    dead["trace_info"] |= gone.traces
-    dead["experiments"] |= gone.experiments
-    while spread(tables, dead):
-        pass
-    return {
-        name: [cleared(name, row, dead) for row in rows if not is_dead(name, row, dead)]
-        for name, rows in tables.items()
-    }
-
-
-def spread(tables: Tables, dead: dict[str, set[str]]) -> bool:
-    """Mark what dies with what is dead; whether there was more."""
-    before = sum(map(len, dead.values()))
-    for name, column in KEYS.items():
-        for row in tables.get(name, ()):
-            if is_dead(name, row, dead):
-                dead[name].add(str(row[column]))
-    return sum(map(len, dead.values())) > before
-
-
-def is_dead(name: str, row: Row, dead: dict[str, set[str]]) -> bool:
-    """Whether the row is dead or dies with something that is."""
-    if name in KEYS and str(row[KEYS[name]]) in dead[name]:
-        return True
-    return any(
-        str(told(row, column)) in dead[owner]
-        for table, column, owner, where in DIES
-        if table == name and all(row[c] in values for c, values in where.items())
-    )
-
-
-def told(row: Row, column: str) -> Any:
-    """A column's value, or that of a member of the JSON object in it."""
-    name, _, path = column.partition("/")
-    return member(row[name], path) if path else row[name]
-
-
-def cleared(name: str, row: Row, dead: dict[str, set[str]]) -> Row:
-    """A row that stays, without its pointers to what is dead."""
-    new = dict(row)
-    for table, column, owner in CLEARED:
-        if table == name and str(row[column]) in dead[owner]:
-            new[column] = None
-    for table, tag, owner in LISTS:
-        if table == name and row["key"] == tag:
-            new["value"] = unlisted(str(row["value"]), dead[owner])
-    return new
-
-
-def unlisted(text: str, dead: Collection[str]) -> str:
-    """A comma-separated list without some ids, framed by commas if it was."""
-    kept = [part for part in text.split(",") if part and part not in dead]
-    framed = text.startswith(",") and kept
-    return f",{','.join(kept)}," if framed else ",".join(kept)
-
-
-def lost(expected: Snapshot, found: Snapshot) -> list[str]:
-    """What is missing or changed; what is still to be deleted may be there."""
+def missing(expected: Snapshot, found: Snapshot) -> list[str]:
+    """What is lost or changed; what is still to be deleted may be there."""
     return [
         problem
         for problem in expected.against(found)
@@ -451,46 +260,21 @@ def lost(expected: Snapshot, found: Snapshot) -> list[str]:
     ]
 
 
-def traces_of(found: Snapshot, gone: Ids) -> list[str]:
-    """Everything that still names something that is gone, but for what may."""
-    problems = mentions(found.tables, gone.words)
-    problems += [name for name in found.files if set(Path(name).parts) & gone.words]
-    numbers = {int(each) for each in gone.experiments}
-    problems += [
-        f"{name}.{column} = {row[column]}"
-        for name, rows in found.tables.items()
-        for row in rows
-        for column in row
-        if column == "experiment_id" and row[column] in numbers
-    ]
-    return problems
-
-
-# -- reading -------------------------------------------------------------------------------------
+def leftovers(found: Snapshot, gone: Collection[str]) -> list[str]:
+    """Every row and file that still names something that is gone, but for what may."""
+    files = [name for name in found.files if set(Path(name).parts) & set(gone) - {"0"}]
+    return mentions(found.tables, gone) + files
 
 
 def undeleted(snapshot: Snapshot, *experiments: str) -> Snapshot:
-    """The same store as it reads once these experiments are restored, stamps of change apart."""
-    numbers = {int(each) for each in experiments}
+    """The same store with these experiments as MLflow restores them, but for when that was."""
+    numbers = set(map(int, experiments))
 
-    def active(row: Row) -> Row:
-        changes = {"lifecycle_stage": "active"}
-        changes |= {"deleted_time": None} if "deleted_time" in row else {}
-        changes |= {"last_update_time": None} if "last_update_time" in row else {}
-        return {**row, **changes} if row["experiment_id"] in numbers else row
+    def active(row: dict[str, Any]) -> dict[str, Any]:
+        if row["experiment_id"] not in numbers:
+            return row
+        changes = {"lifecycle_stage": "active", "deleted_time": None, "last_update_time": None}
+        return {**row, **{name: value for name, value in changes.items() if name in row}}
 
-    tables = {
-        **snapshot.tables,
-        **{name: list(map(active, snapshot.tables[name])) for name in ("runs", "experiments")},
-    }
-    return replace(snapshot, tables=tables)
-
-
-def rows_of(database: Database, gone: Ids) -> Iterator[tuple[str, Row]]:
-    """(table, row) of every row that must go with these: all that stays is left out."""
-    tables = read_tables(database)
-    left = rows_without(tables, gone)
-    for name, rows in tables.items():
-        for row in rows:
-            if row not in left[name]:
-                yield name, row
+    rows = {name: list(map(active, snapshot.tables[name])) for name in ("runs", "experiments")}
+    return Snapshot({**snapshot.tables, **rows}, snapshot.files)

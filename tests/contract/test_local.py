@@ -6,7 +6,8 @@ import os
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -176,6 +177,179 @@ class TestLocal(_OnDisk):
         self.folder.mkdir()
         with pytest.raises(TransientArtifactError, match="another one"):
             self.store.delete(self.target(TREE), root)
+
+
+class _Pruning(_OnDisk):
+    """What is left of a collected experiment is its folder: that goes only where it is empty."""
+
+    def prune(self, path: str = "1/") -> None:
+        self.store.prune(self.target(path))
+
+    def make(self, *paths: str) -> None:
+        for path in paths:
+            (self.folder / path).mkdir(parents=True, exist_ok=True)
+
+
+class TestPrune(_Pruning):
+    @pytest.mark.parametrize("inside", [[], ["models"], ["traces"], ["models", "traces"]])
+    def test_an_empty_folder_goes_with_the_empty_folders_that_mlflow_made(
+        self, inside: list[str]
+    ) -> None:
+        self.make("1", "10", "2/models", *(f"1/{name}" for name in inside))
+        self.prune()
+        assert self.folders() == {"10", "2", "2/models"}
+
+    def test_the_folder_above_an_experiments_stays(self) -> None:
+        self.make("workspaces/team/1/models")
+        self.prune("workspaces/team/1/")
+        assert self.folders() == {"workspaces", "workspaces/team"}
+
+    @pytest.mark.parametrize(
+        "kept",
+        ["1/f", "1/run1/artifacts/f", "1/models/f", "1/models/m-1/artifacts/f", "1/traces/f"],
+    )
+    def test_a_folder_with_anything_in_it_stays_with_all_of_that(self, kept: str) -> None:
+        self._put_all({kept, "1/traces/x/artifacts/f"})
+        before = self.folders()
+        self.prune()
+        assert self.keys() == {kept, "1/traces/x/artifacts/f"}
+        assert self.folders() == before
+
+    @pytest.mark.parametrize("name", ["models", "traces"])
+    def test_files_and_links_that_are_named_like_mlflows_folders_stay(self, name: str) -> None:
+        self.make("1", "elsewhere", "10/models")
+        (self.folder / f"1/{name}").write_bytes(b"x")
+        os.symlink(self.folder / "elsewhere", self.folder / f"10/{'runs'}")
+        os.symlink(self.folder / "elsewhere", self.folder / "10/traces")
+        self.prune()
+        self.prune("10/")
+        assert (self.folder / f"1/{name}").read_bytes() == b"x"
+        assert (self.folder / "10/traces").is_symlink()
+        assert (self.folder / "elsewhere").is_dir()
+
+    def test_what_is_not_there_is_left_as_it_is(self) -> None:
+        self.make("10")
+        self.prune()
+        self.prune("workspaces/team/1/")
+        os.rmdir(self.folder / "10")
+        os.rmdir(self.folder)
+        self.prune()
+        assert not self.folder.exists()
+
+    def test_pruning_twice_is_pruning_once(self) -> None:
+        self.make("1/models", "2")
+        self.prune()
+        self.prune()
+        assert self.folders() == {"2"}
+
+    def test_a_folder_that_is_the_storage_root_stays(self) -> None:
+        self.make("models", "traces", "other")
+        self.prune("")
+        assert self.folders() == {"other"}
+        os.rmdir(self.folder / "other")
+        self.prune("")
+        assert self.folder.is_dir()
+
+    @pytest.mark.parametrize("where", ["1", "workspaces"])
+    def test_a_link_on_the_way_is_not_followed(self, where: str, tmp_path: Path) -> None:
+        (tmp_path / "elsewhere/team/1/models").mkdir(parents=True)
+        (tmp_path / "elsewhere/models").mkdir()
+        os.symlink(tmp_path / "elsewhere", self.folder / where)
+        with pytest.raises(UnsafeTarget, match="symbolic link"):
+            self.prune("1/" if where == "1" else "workspaces/team/1/")
+        assert (self.folder / where).is_symlink()
+        assert (tmp_path / "elsewhere/team/1/models").is_dir()
+        assert (tmp_path / "elsewhere/models").is_dir()
+
+    def test_a_file_in_its_place_stays(self) -> None:
+        (self.folder / "1").write_bytes(b"x")
+        with pytest.raises(UnsafeTarget, match="not a folder"):
+            self.prune()
+        assert (self.folder / "1").read_bytes() == b"x"
+
+    def test_a_root_that_is_a_link_is_not_entered(self) -> None:
+        self.make("1")
+        link = self.folder.parent / "link"
+        os.symlink(self.folder, link)
+        with pytest.raises(UnsafeTarget, match="symbolic link"):
+            self.store.prune(Target(place(link / "1"), place(link)))
+        assert self.folders() == {"1"}
+
+    @pytest.mark.parametrize("path", ["../outside/", "1/../2/", "./", "1//", "1"])
+    def test_what_is_not_below_its_root_is_refused(self, path: str, tmp_path: Path) -> None:
+        self.make("1", "2")
+        (tmp_path / "outside").mkdir()
+        for target in (
+            self.target(path),
+            Target(place(tmp_path / "outside"), self.root),
+            Target(replace(self.target("1/").place, scheme="s3"), self.root),
+        ):
+            with pytest.raises(UnsafeTarget):
+                self.store.prune(target)
+        assert self.folders() == {"1", "2"}
+        assert (tmp_path / "outside").is_dir()
+
+    def test_flush_after_a_prune_reaches_the_folder_above(self) -> None:
+        self.make("workspaces/team/1", "2", "models")
+        targets = [self.target(path) for path in ("workspaces/team/1/", "2/", "")]
+        for target in targets:
+            self.store.prune(target)
+        synced = _synced(lambda: self.store.flush(targets))
+        assert synced >= {self.folder, self.folder / "workspaces/team"}
+
+    def test_a_run_that_is_logged_meanwhile_is_not_harmed(self) -> None:
+        """The folder goes by rmdir alone: what comes between looking and removing keeps it."""
+        self.make("1/models")
+        real = os.rmdir
+
+        def log_and_rmdir(path: str, *, dir_fd: int | None = None) -> None:
+            self.put("1/models/m-new/artifacts/f", b"x")
+            real(path, dir_fd=dir_fd)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "rmdir", log_and_rmdir)
+            self.prune()
+        assert self.keys() == {"1/models/m-new/artifacts/f"}
+
+    def test_many_hands_prune_at_once(self) -> None:
+        self.make(*(f"{number}/models" for number in range(40)), "live")
+        paths = [f"{number % 40}/" for number in range(120)]
+        with ThreadPoolExecutor(8) as hands:
+            list(hands.map(self.prune, paths))
+        assert self.folders() == {"live"}
+
+    def test_no_descriptor_is_left_open(self) -> None:
+        self.make("1/models", "2/run1")
+        before = len(os.listdir("/proc/self/fd"))
+        for path in ("1/", "2/", "3/", ""):
+            self.prune(path)
+        assert len(os.listdir("/proc/self/fd")) == before
+
+
+class TestPruneMounts(_Pruning):
+    @pytest.mark.parametrize("where", ["1", "1/models", "1/traces"])
+    @pytest.mark.parametrize("kind", ["tmpfs", "bind"])
+    def test_a_mount_stays_and_is_nothing_to_try_again(
+        self, mount: Mount, tmp_path: Path, where: str, kind: str
+    ) -> None:
+        """No later attempt will find it otherwise: not a TransientArtifactError."""
+        (self.folder / where).mkdir(parents=True)
+        if kind == "tmpfs":
+            mount(self.folder / where)
+        else:
+            (tmp_path / "source").mkdir()
+            mount(self.folder / where, "--bind", tmp_path / "source")
+        with suppress(UnsafeTarget):
+            self.prune()
+        assert where in self.folders()  # that it is still mounted, its unmounting shows
+
+    def test_a_mount_with_empty_folders_of_mlflows_is_not_entered(self, mount: Mount) -> None:
+        self.make("1")
+        mount(self.folder / "1")
+        self.make("1/models")
+        with suppress(UnsafeTarget):
+            self.prune()
+        assert self.folders() == {"1", "1/models"}
 
 
 class TestOnTmpfs(_OnDisk):

@@ -46,6 +46,15 @@ class TestMemory(_InMemory):
         self.store.flush([self.target("1/run1/artifacts/")])
         assert self.memory.flushed == [self.target("1/run1/artifacts/")]
 
+    def test_there_are_no_folders_to_prune(self) -> None:
+        """Also a marker, an empty object named like a folder, is somebody's object."""
+        kept = {"1/", "1/models/", "1/run1/artifacts/f"}
+        for key in kept:
+            self.put(key, b"")
+        for path in ("1/", "2/", ""):
+            self.store.prune(self.target(path))
+        assert self.keys() == kept
+
     def test_objects_carry_the_time_of_the_clock(self) -> None:
         clock = FrozenClock(NOON)
         self.store = self.memory = MemoryArtifactStore("bucket", clock=clock.now)
@@ -112,7 +121,7 @@ class TestFaulty:
         assert self.left() == {"a"}
 
     @pytest.mark.parametrize(
-        "method", ["resolve", "storage_root", "probe", "examine", "measure", "flush"]
+        "method", ["resolve", "storage_root", "probe", "examine", "measure", "prune", "flush"]
     )
     def test_every_method_can_fail(self, method: str) -> None:
         store = self.faulty(Fault(OSError("broken")), method=method)

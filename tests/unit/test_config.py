@@ -16,8 +16,8 @@ from pydantic import ValidationError
 
 from gcd.config import Config, is_journal, load_config, sample, sources
 from gcd.config.render import toml_value
-from gcd.config.sections import MODELS
-from gcd.errors import ConfigError
+from gcd.config.sections import MODELS, parse_age
+from gcd.errors import ConfigError, UsageError
 
 ROOT = Path(__file__).parents[2]
 SECRET = "hunter2"
@@ -72,6 +72,7 @@ def told(error: BaseException | None) -> str:
 KEYS: dict[str, tuple[tuple[Any, Any], tuple[str, Any], tuple[object, Any]]] = {
     "stores.main.backend_store_uri": (("sqlite:///a", "sqlite:///a"), ("b", "b"), ("c", "c")),
     "stores.main.artifacts_destination": (("/a", "/a"), ("s3://b", "s3://b"), ("/c", "/c")),
+    "stores.main.registry_store_uri": (("sqlite:///r", "sqlite:///r"), ("s", "s"), ("t", "t")),
     "retention.older_than": (
         ("7d", timedelta(days=7)),
         ("6h", timedelta(hours=6)),
@@ -79,8 +80,23 @@ KEYS: dict[str, tuple[tuple[Any, Any], tuple[str, Any], tuple[object, Any]]] = {
     ),
     "retention.runs_of_live_models": (
         ("collect_run", "collect_run"),
+        ("collect_both", "collect_both"),
         ("collect_run", "collect_run"),
-        ("collect_run", "collect_run"),
+    ),
+    "retention.ages": (
+        (["prod-*: 180d"], ("prod-*: 180d",)),
+        ("prod-*: 180d, a:b: 1w", ("prod-*: 180d", "a:b: 1w")),
+        (["*: 1h"], ("*: 1h",)),
+    ),
+    "retention.shortest": (
+        ("7d", timedelta(days=7)),
+        ("6h", timedelta(hours=6)),
+        ("0s", timedelta(0)),
+    ),
+    "retention.exclude": (
+        (["prod-*"], ("prod-*",)),
+        ("a, b c", ("a", "b c")),
+        (("x",), ("x",)),
     ),
     "artifacts.roots": (
         (["/a"], ("/a",)),
@@ -92,11 +108,25 @@ KEYS: dict[str, tuple[tuple[Any, Any], tuple[str, Any], tuple[object, Any]]] = {
     "artifacts.hands": ((1, 1), ("64", 64), (2, 2)),
     "purge.batch_runs": ((1, 1), ("2", 2), (3, 3)),
     "purge.batch_rows": ((1000, 1000), ("1_000_000", 1_000_000), ("2000", 2000)),
+    "quota.max_entities": ((1, 1), ("2", 2), (3, 3)),
+    "quota.max_bytes": ((10**12, 10**12), ("1_000_000", 1_000_000), (1, 1)),
+    "quota.max_duration": (
+        ("1h", timedelta(hours=1)),
+        ("90m", timedelta(minutes=90)),
+        (timedelta(seconds=1), timedelta(seconds=1)),
+    ),
+    "fuse.max_share": ((0.5, 0.5), (".25", 0.25), (0, 0.0)),
     "gate.max_backlog": ((1, 1), ("2", 2), (10**9, 10**9)),
     "gate.max_failures": ((1, 1), ("100", 100), (2, 2)),
     "journal.keep_history": (
         ("1w", timedelta(weeks=1)),
         ("1.5d", timedelta(hours=36)),
+        (timedelta(hours=5), timedelta(hours=5)),
+    ),
+    "journal.export_to": (("/a", "/a"), ("/b c", "/b c"), ("d", "d")),
+    "journal.keep_exports": (
+        ("1w", timedelta(weeks=1)),
+        ("0s", timedelta(0)),
         (timedelta(hours=5), timedelta(hours=5)),
     ),
     "log.level": (("debug", "debug"), ("warning", "warning"), ("error", "error")),
@@ -164,7 +194,11 @@ def test_what_is_shown_loads_to_the_same_and_names_its_source(key: str) -> None:
     assert value_of(load(loaded.show()), key) == from_file
     assert line(load("", {variable: env})).endswith(f"# environment variable {variable}")
     assert line(load("", **{key: flag})).endswith("# flag")
-    if not key.startswith("stores"):
+    if key.startswith("stores"):
+        return
+    if value_of(load(), key) is None:
+        assert f"\n# {name} is not set\n" in load().show()
+    else:
         assert line(load()).endswith("# default")
 
 
@@ -215,7 +249,10 @@ def test_the_sample_has_every_key_with_meaning_and_variable() -> None:
     written = tomllib.loads(sample())
     for section, model in MODELS.items():
         if section != "stores":
-            assert set(written[section]) == set(model.model_fields)
+            unset = {key for key, field in model.model_fields.items() if field.default is None}
+            assert set(written[section]) == set(model.model_fields) - unset
+            part = sample().partition(f"\n[{section}]\n")[2].partition("\n[")[0]
+            assert all(re.search(rf"^#{key} = .", part, re.MULTILINE) for key in unset)
 
 
 def test_the_samples_store_is_right_once_its_signs_are_taken_away() -> None:
@@ -224,11 +261,32 @@ def test_the_samples_store_is_right_once_its_signs_are_taken_away() -> None:
     assert store.name == "main"
     assert store.backend_store_uri == f"postgresql://mlflow:{SECRET}@db.example.com/mlflow"
     assert store.artifacts_destination == "/srv/mlflow/artifacts"
+    assert store.registry_store_uri == f"postgresql://mlflow:{SECRET}@db.example.com/registry"
+    assert load(text, {"MLFLOW_DB_PASSWORD": SECRET}).retention.shortest == timedelta(days=7)
 
 
 @pytest.mark.parametrize("text", ['"', "\\", "a\tb\n\x7f", "é", "\x00", "#"])
 def test_texts_survive_toml(text: str) -> None:
     assert tomllib.loads(f"x = {toml_value(text)}")["x"] == text
+
+
+@pytest.mark.parametrize(
+    ("text", "pattern", "age"),
+    [
+        ("prod-*: 180d", "prod-*", timedelta(days=180)),
+        (" prod-* :180d ", "prod-*", timedelta(days=180)),
+        ("a:b: 1d 2h", "a:b", timedelta(hours=26)),
+        ("[a-c]?: 0s", "[a-c]?", timedelta(0)),
+    ],
+)
+def test_an_age_is_a_pattern_and_a_duration(text: str, pattern: str, age: timedelta) -> None:
+    assert parse_age(text) == (pattern, age)
+
+
+@pytest.mark.parametrize("text", ["", "prod-*", ":", ": 1d", "  : 1d", "prod-*:", "prod-*: -1d"])
+def test_what_is_no_pattern_with_an_age_is_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        parse_age(text)
 
 
 # -- the file ------------------------------------------------------------------------------------
@@ -345,10 +403,36 @@ def test_all_problems_are_told_at_once() -> None:
         ),
         ("artifacts.absent_roots = 'delete'", "artifacts.absent_roots", '"keep" or "collect"'),
         (
-            "retention.runs_of_live_models = 'collect_both'",
+            "retention.runs_of_live_models = 'collect_bath'",
             "retention.runs_of_live_models",
-            "did you mean collect_run?",
+            "did you mean collect_both?",
         ),
+        ("retention.ages = ['prod-*']", "retention.ages[0]", 'write it as "prod-*: 180d"'),
+        ("retention.ages = ['a: 1d', ' : 1d']", "retention.ages[1]", 'write it as "prod-*: 180d"'),
+        ("retention.ages = ['prod-*: 180']", "retention.ages[0]", "did you mean 180d?"),
+        ("retention.ages = ['prod-*:']", "retention.ages[0]", "the duration is empty"),
+        ("retention.ages = ['prod-*: 1y']", "retention.ages[0]", "has the unknown unit 'y'"),
+        ("retention.ages = 'prod-*: 180d'", "retention.ages", "must be a list"),
+        ("retention.ages = [30]", "retention.ages[0]", "must be a text, in quotes, not 30"),
+        ("retention.shortest = 7", "retention.shortest", 'must be a text: write it as "30d"'),
+        ("retention.shortest = '7'", "retention.shortest", "did you mean 7d?"),
+        ("retention.exclude = ['a', ' ']", "retention.exclude[1]", "is empty"),
+        ("retention.exclude = 'prod-*'", "retention.exclude", "must be a list"),
+        ("quota.max_entities = -1", "quota.max_entities", "must be at least 0, not -1"),
+        ("quota.max_bytes = '1GB'", "quota.max_bytes", "must be a whole number, not '1GB'"),
+        ("quota.max_bytes = -1", "quota.max_bytes", "must be at least 0, not -1"),
+        ("quota.max_duration = 60", "quota.max_duration", 'must be a text: write it as "30d"'),
+        ("quota.limit = 1", "quota.limit", "is no key of this section"),
+        ("fuse.max_share = 1.5", "fuse.max_share", "must be at most 1"),
+        ("fuse.max_share = -0.1", "fuse.max_share", "must be at least 0"),
+        ("fuse.max_share = '50%'", "fuse.max_share", "must be a number, not '50%'"),
+        ("fuse.max_share = nan", "fuse.max_share", "must be"),
+        ("fuse.max_share = inf", "fuse.max_share", "must be at most 1"),
+        ("quota.max_share = 0.5", "quota.max_share", "belongs under [fuse]"),
+        ("journal.export_to = 3", "journal.export_to", "must be a text, in quotes, not 3"),
+        ("journal.keep_exports = '1'", "journal.keep_exports", "did you mean 1d?"),
+        ("registry_store_uri = 'x'", "registry_store_uri", "belongs under [stores.NAME]"),
+        ("stores.x.registry_store_uri = ''", "stores.x.registry_store_uri", "is empty"),
         ("retention.older_than = '30'", "retention.older_than", "did you mean 30d?"),
         ("retention.older_than = 30", "retention.older_than", 'must be a text: write it as "30d"'),
         ("retention.older_than = ''", "retention.older_than", "the duration is empty"),
@@ -399,6 +483,13 @@ def test_contradictions_are_problems() -> None:
         ("GCD_ARTIFACTS__ROOTS", "[oops", "artifacts.roots"),
         ("GCD_ARTIFACTS__ROOTS", "a,,b", "artifacts.roots[1]"),
         ("GCD_NONSENSE__X", "1", "nonsense"),
+        ("GCD_FUSE__MAX_SHARE", "half", "fuse.max_share"),
+        ("GCD_FUSE__MAX_SHARE", "1.01", "fuse.max_share"),
+        ("GCD_FUSE__MAX_SHARE", "", "fuse.max_share"),
+        ("GCD_RETENTION__AGES", "prod-*: 180d, lab", "retention.ages[1]"),
+        ("GCD_RETENTION__EXCLUDE", "a,,b", "retention.exclude[1]"),
+        ("GCD_QUOTA__MAX_BYTES", "1.5", "quota.max_bytes"),
+        ("GCD_STORES__MAIN__REGISTRY_STORE_URI", " ", "stores.main.registry_store_uri"),
         ("GCD_PURGE__BATCH_ROWS__X", "1", "purge.batch_rows"),
         ("GCD_STORES__MAIN__BACKEND_STORE_URI", " ", "stores.main.backend_store_uri"),
         ("GCD_STORES__MAIN__BACKEND_STORE_URL", URI, "stores.main.backend_store_url"),
@@ -506,16 +597,19 @@ def test_no_secret_is_ever_shown(tmp_path: Path) -> None:
         f"[stores.a]\nbackend_store_uri = '{URI}'\nartifacts_destination = 's3://b?sig={SECRET}'\n"
         f"[stores.b]\nbackend_store_uri = 'p://u:${{file:{tmp_path}/secret}}@h'\n"
         f"artifacts_destination = 'https://h/${{T}}'\n"
+        f"registry_store_uri = 'mysql://me:{SECRET}@db/registry'\n"
         f"[artifacts]\nroots = ['sftp://u:{SECRET}@h/r']\n"
     )
     config = load(text, {"T": SECRET, "MLFLOW_BACKEND_STORE_URI": URI})
     stores = [config.store("a"), config.store("b")]
     assert SECRET in stores[0].backend_store_uri
     assert SECRET in stores[1].artifacts_destination  # type: ignore[operator]
+    assert SECRET in stores[1].registry_store_uri  # type: ignore[operator]
     shown = [config.show(), repr(config.stores), str(config.stores), repr(stores), str(stores)]
     shown += [repr(list(config.settings())), repr(config._loaded)]
     assert SECRET not in "\n".join(shown)
     assert "postgresql://me:***@db/mlflow" in config.show()
+    assert "mysql://me:***@db/registry" in config.show()
     assert "https://h/${T}" in config.show()
 
 
@@ -526,6 +620,7 @@ def test_no_problem_repeats_a_secret() -> None:
         f"stores.x.backend_store_uri = ['{SECRET}']",
         f"stores.x.backend_store_uri.password = '{SECRET}'",
         f"stores.x.password = '{SECRET}'",
+        f"stores.x.registry_store_uri = ['{SECRET}']",
         f"artifacts.roots = '{URI}'",
         f"purge.batch_runs = '{URI}'",
         f"backend_store_uri = '{URI}'",
@@ -649,7 +744,29 @@ def test_two_databases_without_a_choice_are_refused() -> None:
     assert chosen(load("", MLFLOW), tracking_uri=ENVIRONMENT_URI)[1] == ENVIRONMENT_URI
 
 
-@pytest.mark.parametrize("name", ["backend_store_uri", "artifacts_destination", "tracking_uri"])
+def test_a_registry_of_its_own_is_the_stores_or_the_command_lines() -> None:
+    one = ONE + "registry_store_uri = 'sqlite:///registry'\n"
+    assert load(ONE, MLFLOW).store().registry_store_uri is None
+    assert load(one).store().registry_store_uri == "sqlite:///registry"
+    two = load(TWO + "registry_store_uri = 'sqlite:///registry'\n")
+    assert two.store("lab").registry_store_uri == "sqlite:///registry"
+    assert two.store("prod").registry_store_uri is None
+    given = load(one).store(registry_store_uri="sqlite:///given")
+    assert (given.name, given.registry_store_uri) == ("lab", "sqlite:///given")
+    assert load("", MLFLOW).store(registry_store_uri="x").registry_store_uri == "x"
+
+
+def test_a_uri_on_the_command_line_never_gets_another_databases_registry() -> None:
+    config = load(ONE + "registry_store_uri = 'sqlite:///registry'\n")
+    assert config.store(backend_store_uri="sqlite:///given").registry_store_uri is None
+    known = config.store(backend_store_uri="sqlite:///lab")
+    assert known.registry_store_uri == "sqlite:///registry"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["backend_store_uri", "artifacts_destination", "tracking_uri", "registry_store_uri"],
+)
 def test_an_empty_uri_is_refused(name: str) -> None:
     assert "is empty" in no_store(load("", MLFLOW), **{name: " "})
 

@@ -17,13 +17,13 @@ from gcd.planning.guard import (
     below,
     contains,
     layout_root,
-    make_target,
+    make_targets,
     nearest,
     parse_place,
     place_uri,
     why_sacred,
 )
-from tests.strategies import file_places, near_places, places
+from tests.strategies import FOLDERS, file_places, near_places, places
 
 NOWHERE = Scope(destination=None, hosts=frozenset(), roots=())
 DISK = Place("file", "", "/srv/artifacts/")
@@ -480,11 +480,21 @@ MODEL = replace(
 )
 
 
-def made(candidate: Candidate, scope: Scope = NOWHERE, true: Place | None = None) -> Target:
+TRACE = replace(RUN, kind=Kind.TRACE, id="tr-trace", uri=f"{LOCATION}/traces/tr-trace/artifacts")
+
+
+def all_made(
+    candidate: Candidate, scope: Scope = NOWHERE, true: Place | None = None
+) -> tuple[Target, ...]:
     assert candidate.location is not None
     recorded = parse_place(candidate.location, scope)
     true = true or recorded
-    return make_target(candidate, Site(recorded, true, layout_root(true, "1", scope)), scope)
+    return make_targets(candidate, Site(recorded, true, layout_root(true, "1", scope)), scope)
+
+
+def made(candidate: Candidate, scope: Scope = NOWHERE, true: Place | None = None) -> Target:
+    (target,) = all_made(candidate, scope, true)
+    return target
 
 
 def test_the_tree_of_a_run_is_the_folder_that_carries_its_id() -> None:
@@ -498,6 +508,12 @@ def test_the_tree_of_a_logged_model_is_below_models() -> None:
     expected = Target(local("/data/mlruns/1/models/m-model/artifacts/"), local("/data/mlruns/"))
     assert made(MODEL) == expected
     assert made(replace(MODEL, uri=None)) == expected
+
+
+def test_the_tree_of_a_trace_is_below_traces() -> None:
+    expected = Target(local("/data/mlruns/1/traces/tr-trace/artifacts/"), local("/data/mlruns/"))
+    assert made(TRACE) == expected
+    assert made(replace(TRACE, uri=None)) == expected
 
 
 def test_a_tree_in_a_bucket_has_the_bucket_for_its_root() -> None:
@@ -585,12 +601,16 @@ def test_a_configured_root_allows_nothing_else(uri: str) -> None:
         made(replace(RUN, uri=uri), rooted("/attic/"))
 
 
-def test_a_model_elsewhere_must_be_below_models() -> None:
+@pytest.mark.parametrize(("candidate", "folder"), [(MODEL, "models"), (TRACE, "traces")])
+def test_a_model_or_trace_elsewhere_must_be_below_its_folder(
+    candidate: Candidate, folder: str
+) -> None:
     scope = rooted("/attic/")
-    uri = "/attic/models/m-model/artifacts"
-    assert made(replace(MODEL, uri=uri), scope).place == local(f"{uri}/")
-    with pytest.raises(UnsafeTarget):
-        made(replace(MODEL, uri="/attic/m-model/artifacts"), scope)
+    uri = f"/attic/{folder}/{candidate.id}/artifacts"
+    assert made(replace(candidate, uri=uri), scope).place == local(f"{uri}/")
+    for other in ("", "runs/", "models/" if folder == "traces" else "traces/"):
+        with pytest.raises(UnsafeTarget):
+            made(replace(candidate, uri=f"/attic/{other}{candidate.id}/artifacts"), scope)
 
 
 @pytest.mark.parametrize("root", ["/attic/run/artifacts/", "/attic/run/"])
@@ -602,7 +622,7 @@ def test_a_tree_must_be_well_below_its_root(root: str) -> None:
 def test_a_tree_outside_the_root_of_its_site_is_refused() -> None:
     recorded = parse_place(LOCATION, NOWHERE)
     with pytest.raises(UnsafeTarget, match="not well below its storage root"):
-        make_target(RUN, Site(recorded, recorded, local("/mnt/disk/")), NOWHERE)
+        make_targets(RUN, Site(recorded, recorded, local("/mnt/disk/")), NOWHERE)
 
 
 @pytest.mark.parametrize(
@@ -630,16 +650,114 @@ def test_a_configured_root_allows_a_place_that_is_too_general() -> None:
 
 
 @pytest.mark.parametrize("bad", ["", ".", "..", "a/b", "/", "../1", "a\0b"])
-@pytest.mark.parametrize("kind", [Kind.RUN, Kind.LOGGED_MODEL])
+@pytest.mark.parametrize("kind", [Kind.RUN, Kind.LOGGED_MODEL, Kind.TRACE])
 @pytest.mark.parametrize("uri", [None, f"{LOCATION}/../artifacts"])
 def test_an_id_that_is_no_folder_name_has_no_tree(bad: str, kind: Kind, uri: str | None) -> None:
     with pytest.raises(UnsafeTarget, match="cannot be the name of a folder"):
         made(replace(RUN, kind=kind, id=bad, uri=uri), rooted("/"))
 
 
-def test_an_experiment_has_no_tree_of_its_own() -> None:
+def test_a_job_has_no_tree() -> None:
     with pytest.raises(UnsafeTarget, match="no tree of its own"):
-        made(replace(RUN, kind=Kind.EXPERIMENT, id="1", uri=LOCATION), rooted("/data/"))
+        made(replace(RUN, kind=Kind.JOB, uri=f"{LOCATION}/run/artifacts"), rooted("/data/"))
+
+
+# Archived traces --------------------------------------------------------------------------------
+
+# As MLflow 3.17 writes it: <archival location>/<experiment>/traces/<trace>/artifacts.
+ARCHIVED = replace(TRACE, archive_uri="/attic/1/traces/tr-trace/artifacts")
+
+
+def test_an_archived_trace_has_two_trees_each_below_its_own_root() -> None:
+    payload = Target(local("/data/mlruns/1/traces/tr-trace/artifacts/"), local("/data/mlruns/"))
+    archive = Target(local("/attic/1/traces/tr-trace/artifacts/"), local("/attic/"))
+    assert all_made(ARCHIVED, rooted("/attic/")) == (payload, archive)
+    assert all_made(replace(ARCHIVED, uri=None), rooted("/attic/")) == (payload, archive)
+    assert all_made(replace(ARCHIVED, archive_uri=None), rooted("/attic/")) == (payload,)
+    assert all_made(replace(ARCHIVED, archive_uri=""), rooted("/attic/")) == (payload,)
+
+
+def test_an_archive_outside_the_scope_refuses_both_trees_and_says_the_mend() -> None:
+    with pytest.raises(UnsafeTarget, match="file:///attic/1/traces/tr-trace/artifacts/") as caught:
+        all_made(ARCHIVED)
+    assert "artifacts.roots" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "/attic",
+        "/attic/1/traces",
+        "/attic/1/traces/tr-trace",
+        "/attic/1/traces/tr-trace/artifacts/spans",
+        "/attic/1/traces/tr-trace2/artifacts",
+        "/attic/1/models/tr-trace/artifacts",
+        "/attic/1/tr-trace/artifacts",
+        "/attic/../data/mlruns/1/traces/tr-trace/artifacts",
+        "/elsewhere/1/traces/tr-trace/artifacts",
+        "traces/tr-trace/artifacts",
+    ],
+)
+def test_an_archive_must_carry_the_id_below_a_configured_root(uri: str) -> None:
+    with pytest.raises(UnsafeTarget):
+        all_made(replace(ARCHIVED, archive_uri=uri), rooted("/attic/"))
+
+
+def test_an_archive_in_a_store_without_a_backend_has_no_tree_that_can_go() -> None:
+    with pytest.raises(UnknownScheme):
+        all_made(replace(ARCHIVED, archive_uri="mlflow-artifacts:/1/traces/tr-trace/artifacts"))
+
+
+def test_an_archive_in_the_place_of_the_trace_itself_is_one_tree() -> None:
+    """As where the archival location is the artifact root: it is not measured or swept twice."""
+    same = replace(TRACE, archive_uri="/data/mlruns/1/traces/tr-trace/artifacts/")
+    assert len(all_made(same)) == 1
+
+
+# The folder of an experiment --------------------------------------------------------------------
+
+EXPERIMENT = replace(RUN, kind=Kind.EXPERIMENT, id="1", uri=None)
+
+
+def test_an_experiment_has_its_folder_and_no_tree() -> None:
+    assert made(EXPERIMENT) == Target(local("/data/mlruns/1/"), local("/data/mlruns/"))
+    true = local("/mnt/disk/mlruns/1/")
+    assert made(EXPERIMENT, true=true) == Target(true, local("/mnt/disk/mlruns/"))
+    stored = replace(EXPERIMENT, location="s3://bucket/team/1")
+    assert made(stored) == Target(Place("s3", "bucket", "team/1/"), Place("s3", "bucket", ""))
+
+
+def test_an_experiment_whose_folder_is_a_storage_root_says_so() -> None:
+    """What is deleted with it is only what MLflow made in it."""
+    mine = replace(EXPERIMENT, location="/data/mlruns/mine")
+    assert made(mine) == Target(local("/data/mlruns/mine/"), local("/data/mlruns/mine/"))
+
+
+@pytest.mark.parametrize(
+    "location", ["/", "/data", "/etc/mlflow", "/home/somebody", "s3://bucket", "gs://bucket/"]
+)
+def test_an_experiment_in_a_place_that_is_too_general_has_no_folder(location: str) -> None:
+    with pytest.raises(UnsafeTarget) as caught:
+        all_made(replace(EXPERIMENT, location=location))
+    assert caught.value.hint == "artifacts.roots allows it"
+    if location.startswith("/home"):
+        assert made(replace(EXPERIMENT, location=location), rooted(location + "/"))
+
+
+def test_an_experiment_outside_the_root_of_its_site_has_no_folder() -> None:
+    recorded = parse_place(LOCATION, NOWHERE)
+    site = Site(recorded, recorded, local("/mnt/disk/"))
+    assert make_targets(EXPERIMENT, site, NOWHERE) == ()
+
+
+@pytest.mark.parametrize(
+    "scope",
+    [rooted("/data/mlruns/1/models/"), rooted(destination=local("/data/mlruns/1/traces/"))],
+)
+def test_an_experiment_whose_folder_holds_another_storage_root_has_none(scope: Scope) -> None:
+    """A disk that is not mounted is an empty folder: rmdir would take its mount point away."""
+    with suppress(UnsafeTarget):
+        assert all_made(EXPERIMENT, scope) == ()
 
 
 PATHS = st.lists(
@@ -650,28 +768,49 @@ PATHS = st.lists(
 
 @settings(max_examples=300)
 @given(
-    st.sampled_from([Kind.RUN, Kind.LOGGED_MODEL]),
+    st.sampled_from(sorted(FOLDERS)),
     st.sampled_from(["run", "artifacts", "models", "..", "1"]),
     PATHS | st.builds("s3://b{}".format, PATHS) | st.builds("mlflow-artifacts:{}".format, PATHS),
     st.none() | PATHS | st.just("canonical"),
+    st.none() | PATHS | st.just("canonical"),
     st.sampled_from([NOWHERE, ON_DISK, IN_BUCKET, rooted("/attic/"), rooted("/")]),
 )
-def test_whatever_is_recorded_a_target_carries_the_id_well_below_its_root(
-    kind: Kind, entity: str, location: str, uri: str | None, scope: Scope
+def test_whatever_is_recorded_targets_carry_the_id_well_below_their_roots(
+    kind: Kind, entity: str, location: str, uri: str | None, archive: str | None, scope: Scope
 ) -> None:
-    tail = f"models/{entity}/artifacts" if kind is Kind.LOGGED_MODEL else f"{entity}/artifacts"
-    if uri == "canonical":
-        uri = f"{location.rstrip('/')}/{tail}"
-    candidate = replace(RUN, kind=kind, id=entity, location=location, uri=uri)
+    tail = f"{FOLDERS[kind]}{entity}/artifacts"
+    canonical = f"{location.rstrip('/')}/{tail}"
+    uri, archive = (canonical if each == "canonical" else each for each in (uri, archive))
+    candidate = replace(RUN, kind=kind, id=entity, location=location, uri=uri, archive_uri=archive)
     with suppress(GcdError):
-        target = made(candidate, scope)
+        targets = all_made(candidate, scope)
         home = parse_place(location, scope)
-        assert target.place.path.endswith(f"/{tail}/")
-        assert contains(target.root, target.place)
-        rest = target.place.path.removeprefix(target.root.path)
-        assert rest.count("/") >= 2
-        assert any(contains(place, target.place) for place in (home, *scope.roots))
-        assert not contains(target.place, home)
+        assert len(targets) == (2 if archive else 1) or archive == uri
+        for target in targets:
+            assert target.place.path.endswith(f"/{tail}/")
+            assert contains(target.root, target.place)
+            rest = target.place.path.removeprefix(target.root.path)
+            assert rest.count("/") >= 2
+            assert any(contains(place, target.place) for place in (home, *scope.roots))
+            assert not contains(target.place, home)
+
+
+@settings(max_examples=300)
+@given(
+    st.sampled_from(["1", "run", "artifacts", "..", "mlruns"]),
+    PATHS | st.builds("s3://b{}".format, PATHS) | st.builds("mlflow-artifacts:{}".format, PATHS),
+    st.sampled_from([NOWHERE, ON_DISK, IN_BUCKET, rooted("/attic/"), rooted("/")]),
+)
+def test_whatever_is_recorded_an_experiments_folder_is_its_location_and_not_too_general(
+    entity: str, location: str, scope: Scope
+) -> None:
+    candidate = replace(EXPERIMENT, id=entity, experiment_id=entity, location=location)
+    with suppress(GcdError):
+        for target in all_made(candidate, scope):
+            assert target.place == parse_place(location, scope)
+            assert contains(target.root, target.place)
+            is_allowed = any(contains(root, target.place) for root in scope.roots)
+            assert is_allowed or why_sacred(target.place) is None
 
 
 # What MLflow does with a path -------------------------------------------------------------------

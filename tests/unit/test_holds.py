@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import pytest
@@ -199,11 +200,33 @@ def test_an_entity_is_held_by_its_id_alone() -> None:
     assert index.on("RUN") is None
 
 
+def test_every_id_that_is_held_is_told_as_it_was_written() -> None:
+    pairs = [
+        (hold(entity_id="run"), None),
+        (hold(entity_id="experiment/1"), None),
+        (hold(KeepReason.REGISTERED, uri=f"models:/{MODEL}"), None),
+        (hold(uri="/data/1/x"), place("/data/1/x")),
+        (hold(entity_id="ended", until=NOW), None),
+    ]
+    found = set(HoldIndex.build(pairs, NOW).ids())
+    assert found >= {"run", "experiment/1", MODEL}
+    assert not found & {"ended", "/data/1/x"}
+
+
 def test_an_experiment_holds_its_entities_and_no_run_of_the_same_name() -> None:
     index = HoldIndex.build([(hold(KeepReason.HELD, entity_id="experiment/1"), None)], NOW)
     assert index.on_candidate(candidate("run", "1")) is not None
     assert index.on_candidate(candidate("run", "10")) is None
     assert index.on_candidate(candidate("1", "2")) is None
+
+
+@pytest.mark.parametrize("kind", [Kind.EXPERIMENT, Kind.LOGGED_MODEL, Kind.TRACE])
+def test_a_hold_on_an_experiment_keeps_itself_and_every_kind_in_it(kind: Kind) -> None:
+    index = HoldIndex.build([(hold(KeepReason.HELD, entity_id="experiment/1"), None)], NOW)
+    entity = "1" if kind is Kind.EXPERIMENT else "m-model"
+    assert index.on_candidate(replace(candidate(entity), kind=kind)) is not None
+    other = replace(candidate(entity, "10"), kind=kind, id="10" if entity == "1" else entity)
+    assert index.on_candidate(other) is None
 
 
 def test_the_first_of_several_holds_is_told() -> None:

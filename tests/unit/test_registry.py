@@ -101,7 +101,10 @@ def test_a_plugins_backend_is_imported_when_its_scheme_is_met(site: Path) -> Non
         ("exiting_store:Store", "x (from gcd-x) is broken: SystemExit: 4"),
         ("gone_store:Store", "x (from gcd-x) is broken: ModuleNotFoundError: "),
         ("poor_store:Gone", "x (from gcd-x) is broken: AttributeError: "),
-        ("poor_store:Poor", "x: gcd-x lacks resolve, storage_root, probe, examine, measure, fl"),
+        (
+            "poor_store:Poor",
+            "x: gcd-x lacks resolve, storage_root, probe, examine, measure, prune, flush",
+        ),
         ("poor_store:Needy", "x: gcd-x cannot be opened: TypeError: "),
         ("poor_store", "scheme x from gcd-x is broken: 'poor_store' names nothing"),
     ],

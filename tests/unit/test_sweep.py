@@ -212,6 +212,121 @@ def test_a_remembered_identity_reaches_the_store(bench: Bench) -> None:
     assert bench.left()["bucket"] == 2
 
 
+# An experiment's folder -------------------------------------------------------------------------
+
+
+def folder(number: int, root: Place = ROOT) -> Entry:
+    """The entry of an experiment: its target is its folder, in which others may have files."""
+    place = replace(root, path=f"{root.path}{number}/")
+    return replace(
+        entry(number, root),
+        kind=Kind.EXPERIMENT,
+        entity_id=str(number),
+        experiment_id=str(number),
+        target=Target(place, root),
+    )
+
+
+class Pruning(FaultyArtifactStore):
+    """Notes what is pruned, and fails a test that deletes."""
+
+    def __init__(self, inner: ArtifactStore, *faults: Fault | None) -> None:
+        super().__init__(inner, {"prune": faults})
+        self.pruned: list[Target] = []
+
+    def prune(self, folder: Target) -> None:
+        super().prune(folder)
+        self.pruned.append(folder)
+
+    def delete(self, target: Target, root: Root) -> Deleted:
+        pytest.fail(f"deleted {target.place}")
+
+
+def test_the_folder_of_an_experiment_is_pruned_and_nothing_in_it_deleted(bench: Bench) -> None:
+    bench.store = store = Pruning(bench.memory)
+    bench.memory.put("bucket", "root/1/live/artifacts/f", b"x")
+    assert bench.run([folder(1)]) == [Outcome(folder(1), Result.SWEPT)]
+    assert store.pruned == [folder(1).target]
+    assert bench.left()["bucket"] == 1
+    assert bench.memory.flushed == [folder(1).target]
+
+
+@pytest.mark.parametrize("kind", [Kind.RUN, Kind.LOGGED_MODEL, Kind.TRACE])
+def test_every_other_kind_is_deleted_and_not_pruned(bench: Bench, kind: Kind) -> None:
+    bench.faults(prune=[Fault(AssertionError("pruned"))])
+    (outcome,) = bench.run(bench.fill(replace(entry(1), kind=kind)))
+    assert (outcome.result, outcome.usage) == (Result.SWEPT, Usage(2, 6))
+    assert bench.left()["bucket"] == 0
+
+
+def test_a_job_has_no_tree_to_sweep(bench: Bench) -> None:
+    job = replace(entry(1, root=None), kind=Kind.JOB)
+    assert bench.run([job]) == [Outcome(job, Result.SWEPT)]
+    assert bench.opened == []
+
+
+def test_a_folder_below_a_root_that_nobody_knows_is_not_pruned(bench: Bench) -> None:
+    bench.store = store = Pruning(bench.memory)
+    del bench.roots[ROOT]
+    (outcome,) = bench.run([folder(1)])
+    assert outcome.result is Result.DEFERRED
+    assert store.pruned == []
+
+
+def test_a_veto_keeps_a_folder(bench: Bench) -> None:
+    bench.store = store = Pruning(bench.memory)
+    bench.veto = lambda entry: "it is back"
+    assert bench.run([folder(1)]) == [Outcome(folder(1), Result.PARKED, error="it is back")]
+    assert store.pruned == []
+
+
+@pytest.mark.parametrize(
+    ("error", "result"),
+    [
+        (TransientArtifactError("no"), Result.DEFERRED),
+        (PermanentArtifactError("no"), Result.STUCK),
+        (UnsafeTarget("no"), Result.STUCK),
+        (OSError("no"), Result.DEFERRED),
+    ],
+)
+def test_a_folder_that_cannot_be_pruned_has_its_result_and_stops_no_other(
+    bench: Bench, error: Exception, result: Result
+) -> None:
+    bench.store = store = Pruning(bench.memory, Fault(error), None)
+    first, second = bench.run([folder(1), folder(2)])
+    assert first.result is result
+    assert "no" in str(first.error)
+    assert second.result is Result.SWEPT
+    assert store.pruned == [folder(2).target]
+
+
+def test_real_folders_of_experiments_go_only_where_they_are_empty(tmp_path: Path) -> None:
+    root = Place("file", "", f"{tmp_path}/")
+    (tmp_path / "1/models").mkdir(parents=True)
+    (tmp_path / "2/live").mkdir(parents=True)
+    (tmp_path / "2/live/f").write_bytes(b"x")
+    store = LocalArtifactStore()
+    roots = {root: Root(root, store.probe(root, ()))}
+    entries = [folder(number, root) for number in (1, 2, 3)]
+    outcomes = list(
+        sweep(
+            entries,
+            open_store=lambda scheme: store,
+            roots=roots,
+            veto=lambda entry: None,
+            now=NOW,
+            hands=2,
+        )
+    )
+    assert {outcome.result for outcome in outcomes} == {Result.SWEPT}
+    assert sum((outcome.usage for outcome in outcomes), Usage()) == Usage()
+    assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")} == {
+        "2",
+        "2/live",
+        "2/live/f",
+    }
+
+
 # The veto ---------------------------------------------------------------------------------------
 
 
