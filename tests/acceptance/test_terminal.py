@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from tests.mlflow_store import RealStore
 from tests.program import collect, command, empty_folder, environment, gcd, shown
 from tests.snapshot import Snapshot
+from tests.stopper import Moment, resumed, stopped
 
 CYCLE = ("gc", "--older-than", "0s")
 QUESTION = "Permanently delete"
@@ -57,7 +58,8 @@ class Terminal:
     def end(self, answer: str | None = None) -> int:
         """The exit code, once it has ended; after an answer if one is given."""
         if answer is not None:
-            self.read(until=QUESTION)
+            self.read(until="[y/N]: ")
+            time.sleep(0.5)  # Ctrl-C just before Python begins to read is seen only after the line
             self.type(answer)
         self.read()
         return self.process.wait(PATIENCE)
@@ -143,6 +145,35 @@ def test_a_yes_collects_what_was_shown_whatever_happens_meanwhile(store: RealSto
 
         assert "2 runs purged" in person.text
     assert expected.against(Snapshot.of(store.database, store.root)) == []
+
+
+@ON_SQLITE
+def test_a_machines_report_is_no_yes(store: RealStore) -> None:
+    """Plan and question are on stderr, so that a person may well ask for JSON on stdout."""
+    runs = small_store(store)
+    with terminal(*CYCLE, "--json", uri=store.uri, stdout=subprocess.PIPE) as person:
+        assert person.end("n\n") == 1, person.text
+        assert person.process.stdout is not None
+        person.process.stdout.close()
+    assert store.runs().issuperset(runs)
+
+
+@ON_SQLITE
+def test_what_an_interrupted_cycle_left_of_the_rows_is_finished(store: RealStore) -> None:
+    giant = store.run(store.experiment("e"), metrics=3000)
+    store.delete(giant)
+    small = {"GCD_PURGE__BATCH_ROWS": "1000"}
+    chunk = Moment("after", "commit", r"DELETE FROM metrics\b")
+    with stopped(chunk, *CYCLE, uri=store.uri, env=small) as process:
+        process.terminate()
+        assert resumed(process).returncode == 143
+    assert store.database.scalar("SELECT COUNT(*) FROM metrics") == 2003
+
+    with terminal(*CYCLE, uri=store.uri) as person:
+        person.type("y\n")  # should it ask
+        assert person.end() == 0, person.text
+
+    assert store.database.scalar("SELECT COUNT(*) FROM metrics") == 0, person.text
 
 
 @ON_SQLITE

@@ -93,7 +93,7 @@ def test_a_giant_goes_in_bounded_transactions_its_own_row_first(store: RealStore
     assert mentions(after.tables, [giant]) == []
 
 
-@SPLIT
+@pytest.mark.parametrize("server", ["sqlite"], indirect=True)
 def test_what_is_left_of_a_giant_that_is_back_stays(store: RealStore) -> None:
     giant = giant_store(store)
     before = Snapshot.of(store.database, store.root)

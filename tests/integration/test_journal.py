@@ -123,6 +123,7 @@ def test_late_bytes_that_are_registered_stay(store: RealStore) -> None:
 # -- what does not go ----------------------------------------------------------------------------
 
 
+@ON_SQLITE
 def test_what_fails_for_a_passing_reason_is_tried_again_later_and_later(store: RealStore) -> None:
     run, tree = purged_run(store)
     aside = store.root.with_name("aside")
@@ -251,6 +252,7 @@ def test_a_live_run_that_points_there_between_purge_and_sweep_saves_the_files(
 # -- history -------------------------------------------------------------------------------------
 
 
+@ON_SQLITE
 def test_history_is_kept_as_long_as_it_says(store: RealStore) -> None:
     experiment = store.experiment("e")
     old, young = store.run(experiment), store.run(experiment)
