@@ -112,8 +112,8 @@ class Collector:
                 self._leftovers()
                 self._collect_pages()
                 self._leftovers()
-            self.store.forget_seen()
-            self.store.prune(self.survey.now - self.settings.keep_history)
+            self.store.forget_seen(self.lease)
+            self.store.prune(self.lease, self.survey.now - self.settings.keep_history)
         except BaseException as error:
             self._end("failed", told(error))
             raise
@@ -146,7 +146,7 @@ class Collector:
                     continue
                 if sweeping is not None:
                     sweeping.result()
-                self.lease.offer()
+                self.lease.offer(self.stop)
                 sweeping = background.submit(self._sweep_due)
             if sweeping is not None:
                 sweeping.result()
@@ -218,7 +218,7 @@ class Collector:
             if each.deleted_at is None and each.kind not in WITHOUT_STAMP:
                 undated.setdefault(each.kind, []).append(each.id)
         for kind, ids in undated.items():
-            self.store.note_undated(kind, ids, self.survey.now)
+            self.store.note_undated(self.lease, kind, ids, self.survey.now)
 
     def _keep(self, candidate: Candidate, keep: Keep) -> None:
         """Count an entity that the plan collected and that is kept after all."""
@@ -260,7 +260,7 @@ class Collector:
         """Remember a root's identity before the first row is purged that relies on it."""
         identity = self.survey.places.probe_of(root).identity
         if identity is not None:
-            self.store.remember_root(root, {"identity": identity})
+            self.store.remember_root(self.lease, root, {"identity": identity})
 
     def _packed(
         self, decisions: Sequence[Decision], within: Mapping[str, Candidate]

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from tests.apparatus import Apparatus
+from tests.expectation import kind_of
 from tests.mlflow_store import DAY, FILES, ODD_FILES, RealStore, now_ms
 
 
@@ -25,6 +26,11 @@ class Rich:
     live: list[str] = field(default_factory=list)
     last: str = ""
     """The experiment of the highest number, which goes."""
+
+    @property
+    def gone_experiments(self) -> set[str]:
+        """The experiments to go."""
+        return {each for each in self.gone if kind_of(each) == "experiments"}
 
     def go(self, what: str, entity: str) -> str:
         """Delete it; it has to go."""
@@ -81,10 +87,10 @@ def rich_store(store: RealStore) -> Rich:
     registered_ones(rich, alpha, beta)
     traced_ones(rich, beta)
     edited_ones(rich, beta)
-    kept_experiments(rich, alpha)
-    endpoint_guards(rich, beta)
     rich.keep("default_experiment", "0")
     rich.go("empty", store.numbered("empty"))
+    kept_experiments(rich, alpha)
+    endpoint_guards(rich, beta)
     full_experiment(rich, alpha, beta)
     return rich
 

@@ -102,6 +102,6 @@ def accept(session: Session, uri: str) -> None:
         )
     session.store.prepare()
     session.store.remember_root(
-        true, {"identity": probe.identity, "is_accepted": 1, "failures": 0, "error": None}
+        None, true, {"identity": probe.identity, "is_accepted": 1, "failures": 0, "error": None}
     )
     click.echo(f"{place_uri(true)} is trusted from now on")

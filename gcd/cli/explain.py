@@ -48,15 +48,17 @@ def explain(entity_id: str, as_json: bool, **options: Any) -> None:
 def describe(session: Session, kind: Kind, entity: str) -> dict[str, Any]:
     """All that is known of an entity: what would be decided now, or its history."""
     decision = decide(session, kind, entity)
+    history = [e for e in session.store.history(entity) if e.kind is kind]
+    lines = [past(entry) for entry in history]
     if decision is not None:
-        return {**decision_json(decision), "text": decided(decision)}
+        return {**decision_json(decision), "text": [*decided(decision), *lines]}
     stages = session.store.stages(kind, [entity])
     if entity in stages:
         text = f"{noun(kind)} {entity} is active: gcd collects only what is soft-deleted"
-        return {"kind": kind.value, "id": entity, "decision": "active", "text": [text]}
-    history = session.store.history(entity)
+        if kind is Kind.TRACE:
+            text = f"trace {entity} is there: gcd collects traces only with their experiment"
+        return {"kind": kind.value, "id": entity, "decision": "active", "text": [text, *lines]}
     if history:
-        lines = [past(entry) for entry in history]
         return {"kind": kind.value, "id": entity, "decision": "collected", "text": lines}
     raise GcdError(
         f"there is no {noun(kind)} {entity} in {session.uri}, and gcd's journal does not know it",
@@ -67,12 +69,14 @@ def describe(session: Session, kind: Kind, entity: str) -> dict[str, Any]:
 def decide(session: Session, kind: Kind, entity: str) -> Decision | None:
     """What would be decided on it now, None if it is no candidate."""
     ids = (entity,)
-    selection = {
+    selections = {
         Kind.RUN: Selection(runs=ids),
         Kind.LOGGED_MODEL: Selection(logged_models=ids),
         Kind.EXPERIMENT: Selection(experiments=ids),
-    }[kind]
-    settings = replace(session.settings, selection=selection, quota=Quota())
+    }
+    if kind not in selections:
+        return None
+    settings = replace(session.settings, selection=selections[kind], quota=Quota())
     survey = replace(session, settings=settings).survey(session.store.now())
     for page in survey.plans():
         for decision in (*page.collect, *page.keep):

@@ -6,13 +6,9 @@ It must never delete what a person at a terminal has not seen planned and agreed
 from __future__ import annotations
 
 import json
-import signal
 import sys
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from datetime import datetime, timedelta
-from types import FrameType
 from typing import Any
 
 import click
@@ -23,12 +19,14 @@ from gcd.cli.plan import PARTIAL, planned, run_plan
 from gcd.cli.progress import Progress
 from gcd.cli.render import Summary, console, report_json, show_plan, show_report
 from gcd.cli.session import Session, open_session
+from gcd.cli.stopping import Stop, stopping
 from gcd.cli.words import amounts, counted
 from gcd.collector import Collector
 from gcd.durations import parse_duration
-from gcd.errors import GcdError, Interrupted, UsageError
+from gcd.errors import GcdError, LeaseHeld, UsageError
 from gcd.logs import configure
 from gcd.model import KeepReason
+from gcd.store.lease import Lease
 from gcd.survey import Selection
 
 DEFAULT_AGE = timedelta(days=30)
@@ -69,7 +67,7 @@ def gc(
     with open_session(options, read_only=False) as session:
         configure(session.config.log.level, session.config.log.format)
         now = session.store.now()
-        asks = not yes and not as_json and sys.stdin.isatty() and sys.stderr.isatty()
+        asks = not yes and sys.stdin.isatty() and sys.stderr.isatty()
         if asks and not agreed(session, now, sizes=sizes):
             return
         code = collect(session, now, patience, as_json=as_json)
@@ -81,7 +79,7 @@ def agreed(session: Session, now: datetime, *, sizes: bool) -> bool:
 
     Raises GcdError (exit 1) on "no".
     """
-    summary = Summary(leftovers=session.store.waiting(now))
+    summary = Summary(leftovers=session.store.unfinished(now))
     survey = session.survey(now)
     survey.choose()
     for _ in planned(survey, summary, Named(Selection()), sizes=sizes):
@@ -92,6 +90,8 @@ def agreed(session: Session, now: datetime, *, sizes: bool) -> bool:
         tell_young(session, summary.kept)
         return session.settings.selection.is_narrowed
     question = f"Permanently delete {amounts(summary.collect)}? This cannot be undone"
+    if not summary.collect:
+        question = "Finish what earlier cycles began to delete?"
     if not click.confirm(question, err=True):
         raise GcdError("nothing was deleted", hint="`gcd plan` shows the plan without asking")
     return True
@@ -108,12 +108,21 @@ def tell_young(session: Session, kept: Mapping[KeepReason, int]) -> None:
         )
 
 
+def take_lease(session: Session, patience: timedelta | None, stop: Stop) -> Lease:
+    """Become the only collector. Raises LeaseHeld, or Interrupted by a signal while waiting."""
+    try:
+        return session.store.acquire(patience, stop.event)
+    except LeaseHeld:
+        stop.check("stopped while another collector was at work")
+        raise
+
+
 def collect(session: Session, now: datetime, patience: timedelta | None, *, as_json: bool) -> int:
     """Take the lease, run the cycle, show the report; the exit code."""
     named = Named(session.settings.selection)
     with stopping() as stop, Progress(named) as progress:
         session.store.prepare()
-        lease = session.store.acquire(patience)
+        lease = take_lease(session, patience, stop)
         try:
             report = Collector(session.survey(now), lease, progress, stop.event).collect()
         finally:
@@ -124,36 +133,5 @@ def collect(session: Session, now: datetime, patience: timedelta | None, *, as_j
         show_report(console(), report)
         tell_young(session, report.kept)
     missed = report_named(named, session.store.stages, collected="were collected")
-    if stop.signum is not None:
-        raise Interrupted(
-            "stopped; what was purged is finished by the next cycle", signum=stop.signum
-        )
+    stop.check("stopped; what was purged is finished by the next cycle")
     return PARTIAL if missed or report.state == "partial" else 0
-
-
-class Stop:
-    """Whether, and by which signal, the cycle was asked to stop."""
-
-    def __init__(self) -> None:
-        self.event = threading.Event()
-        self.signum: int | None = None
-
-    def ask(self, signum: int, _frame: FrameType | None) -> None:
-        """The first signal finishes the batch in hand; a second one ends at once."""
-        if self.event.is_set():
-            raise KeyboardInterrupt
-        self.signum = signum
-        self.event.set()
-        click.echo("gcd: stopping after the batch in hand; once more to stop at once", err=True)
-
-
-@contextmanager
-def stopping() -> Iterator[Stop]:
-    """Catch SIGINT and SIGTERM for the time of a cycle."""
-    stop = Stop()
-    before = {each: signal.signal(each, stop.ask) for each in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)

@@ -42,7 +42,7 @@ def run_plan(options: dict[str, Any], *, sizes: bool, as_json: bool) -> None:
     with open_session(options, read_only=True) as session:
         now = session.store.now()
         named = Named(session.settings.selection)
-        summary = Summary(leftovers=session.store.waiting(now))
+        summary = Summary(leftovers=session.store.unfinished(now))
         survey = session.survey(now)
         survey.choose()
         pages = planned(survey, summary, named, sizes=sizes)

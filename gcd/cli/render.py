@@ -60,8 +60,8 @@ def show_plan(out: Console, summary: Summary, policy: Policy, uri: str, now: dat
     age = format_duration(policy.older_than)
     out.print(f"as of       {moment(now)}, soft-deleted at least {age} ago", markup=False)
     if summary.leftovers:
-        waiting = counted(summary.leftovers, "tree")
-        out.print(f"left over   {waiting} of earlier cycles would be swept first", markup=False)
+        begun = counted(summary.leftovers, "deletion")
+        out.print(f"left over   {begun} of earlier cycles would be finished first", markup=False)
     out.print(Text(f"to collect  {amount(summary)}", style="bold" if summary.collect else ""))
     for decision in summary.samples:
         out.print(f"            {sample_line(decision)}", markup=False, style="dim")

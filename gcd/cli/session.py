@@ -175,16 +175,12 @@ def place(key: str, uri: str | None) -> Place | None:
         ) from error
 
 
-KINDS: dict[str, Kind] = {
-    "run": Kind.RUN,
-    "model": Kind.LOGGED_MODEL,
-    "experiment": Kind.EXPERIMENT,
-}
-"""What a person calls the kinds of entities."""
 
 
 def kind_of(entity: str) -> Kind:
     """The kind of an entity by the form of its id: MLflow's never look alike."""
     if entity.isdecimal() and len(entity) < 20:
         return Kind.EXPERIMENT
+    if entity.startswith("tr-"):
+        return Kind.TRACE
     return Kind.LOGGED_MODEL if entity.startswith("m-") else Kind.RUN

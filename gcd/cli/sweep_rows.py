@@ -11,13 +11,13 @@ from typing import Any
 
 import click
 
-from gcd.cli.gc import stopping
 from gcd.cli.options import store_options
 from gcd.cli.render import console
 from gcd.cli.session import Session, open_session
+from gcd.cli.stopping import stopping
 from gcd.cli.words import counted
 from gcd.durations import parse_duration
-from gcd.errors import GcdError, Interrupted, UsageError
+from gcd.errors import GcdError, UsageError
 from gcd.store import orphans
 
 Found = list[tuple[str, str, int]]
@@ -60,8 +60,7 @@ def delete(session: Session, wait: str | None, *, as_json: bool) -> None:
     finally:
         lease.release()
     show(found, "deleted", as_json=as_json)
-    if stop.signum is not None:
-        raise Interrupted("stopped; what is left is found by the next one", signum=stop.signum)
+    stop.check("stopped; what is left is found by the next one")
 
 
 def show(found: Found, what: str, *, as_json: bool) -> None:

@@ -226,19 +226,11 @@ def is_nearly_empty(conn: Connection, schema: Schema, table: str) -> bool:
 
 def durability(conn: Connection, schema: Schema) -> Iterator[Finding]:
     """Settings with which a crash could bring purged rows back after their files are gone."""
-    looks = {"sqlite": sqlite_settings, "postgresql": postgresql_settings, "mysql": mysql_settings}
+    looks = {"postgresql": postgresql_settings, "mysql": mysql_settings}
     found = list(looks[schema.catalogue.dialect](conn)) if schema.catalogue.dialect in looks else []
     yield from found
     if not found:
         yield Finding(Grade.OK, "durability", "a committed purge survives a crash of the server")
-
-
-def sqlite_settings(conn: Connection) -> Iterator[Finding]:
-    """PRAGMA synchronous of gcd's own connections is SQLite's default."""
-    mode = str(conn.exec_driver_sql("PRAGMA journal_mode").scalar_one())
-    if mode in ("off", "memory"):
-        mend = "PRAGMA journal_mode = WAL"
-        yield Finding(Grade.WARNING, "durability", f"journal_mode is {mode}", mend)
 
 
 def postgresql_settings(conn: Connection) -> Iterator[Finding]:

@@ -165,6 +165,8 @@ def on_connect_sqlite(dbapi: Any, _record: ConnectionPoolEntry) -> None:
     """Put the driver's own, implicit transactions off: gcd says when one begins."""
     dbapi.isolation_level = None
     dbapi.execute("PRAGMA foreign_keys = ON")
+    # A rollback journal that comes back after a power loss would bring purged rows with it.
+    dbapi.execute("PRAGMA synchronous = EXTRA")
     # LIKE folds case by default, and ids that differ in case are different entities.
     dbapi.execute("PRAGMA case_sensitive_like = ON")
 

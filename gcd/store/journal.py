@@ -237,17 +237,24 @@ def known_roots(conn: Connection, probes: Mapping[Place, Probe], at_ms: int) -> 
     }
 
 
+def unfinished(conn: Connection, at_ms: int) -> int:
+    """How many entries have rows left, or a tree that is due."""
+    is_due = sa.and_(journal.c.state == EntryState.PENDING.value, journal.c.due_ms <= at_ms)
+    has_rows = sa.and_(journal.c.rows_left > 0, journal.c.state != EntryState.PARKED.value)
+    query = sa.select(sa.func.count()).select_from(journal).where(sa.or_(is_due, has_rows))
+    return conn.scalar(query) or 0
+
+
 def remembered_roots(conn: Connection) -> frozenset[Place]:
     """The roots whose identity is known."""
     query = sa.select(root.c.uri).where(root.c.identity.is_not(None))
     return frozenset(parse_place(uri, NOWHERE) for uri in conn.execute(query).scalars())
 
 
-def backlog(conn: Connection, at_ms: int, *, with_stuck: bool = True) -> dict[str, int]:
-    """Due entries that are not swept, by the key of their root."""
-    waiting = sa.and_(journal.c.state == EntryState.PENDING.value, journal.c.due_ms <= at_ms)
-    if with_stuck:
-        waiting = sa.or_(waiting, journal.c.state == EntryState.STUCK.value)
+def backlog(conn: Connection, at_ms: int) -> dict[str, int]:
+    """Entries that are due and not swept, or stuck, by the key of their root."""
+    is_due = sa.and_(journal.c.state == EntryState.PENDING.value, journal.c.due_ms <= at_ms)
+    waiting = sa.or_(is_due, journal.c.state == EntryState.STUCK.value)
     query = (
         sa.select(journal.c.root_id, sa.func.count())
         .where(waiting, journal.c.root_id.is_not(None))
@@ -304,7 +311,9 @@ def as_root(place: Place, probe: Probe, row: Row[*tuple[Any, ...]] | None, waiti
 
 
 def begin_cycle(conn: Connection, holder: str, now_ms: int) -> int:
-    """Note that a cycle starts; its number."""
+    """Note that a cycle starts, and that those which a crash left running ended; its number."""
+    ended = {"state": "killed", "ended_ms": now_ms}
+    conn.execute(cycles.update().where(cycles.c.state == "running").values(ended))
     values = {"started_ms": now_ms, "holder": holder, "state": "running"}
     result = conn.execute(cycles.insert().values(values))
     key = result.inserted_primary_key

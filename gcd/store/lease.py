@@ -140,21 +140,19 @@ class Lease:
             except GcdError:
                 continue  # the next beat tries again; without one `is_fresh` turns False by itself
 
-    def offer(self) -> bool:
-        """Let whoever waits for the lease collect first; True if somebody did.
+    def offer(self, stop: threading.Event) -> None:
+        """Let whoever waits for the lease collect first.
 
         To be called between batches, while nothing is swept. It returns when the lease is held again,
-        under a new epoch. Raises LeaseHeld after PATIENCE.
+        under a new epoch. Raises LeaseHeld after PATIENCE, and when `stop` is set meanwhile.
         """
         with reading(self.engine) as conn:
             wanted = conn.scalar(sa.select(leases.c.wanted_ms).where(leases.c.name == NAME))
         if wanted is None:
-            return False
+            return
         self.release()
-        threading.Event().wait(2 * POLL)  # whoever polls for it comes first
-        again = acquire(self.engine, wait=PATIENCE)
-        again.hand_to(self)
-        return True
+        stop.wait(2 * POLL)  # whoever polls for it comes first
+        acquire(self.engine, wait=PATIENCE, stop=stop).hand_to(self)
 
     def hand_to(self, other: Lease) -> None:
         """Let another object of this process go on with the lease."""
@@ -184,21 +182,23 @@ def milliseconds(duration: timedelta) -> int:
     return int(duration.total_seconds() * 1000)
 
 
-def acquire(engine: Engine, *, wait: timedelta | None = None) -> Lease:
-    """Take the lease, waiting for its holder if asked to.
+def acquire(
+    engine: Engine, *, wait: timedelta | None = None, stop: threading.Event | None = None
+) -> Lease:
+    """Take the lease, waiting for its holder if asked to, until `stop` is set.
 
     Raises LeaseHeld with who holds it and since when.
     """
-    holder = whoami()
+    holder, stop = whoami(), stop or threading.Event()
     started = clock.monotonic()
     while True:
         before = clock.monotonic()
         try:
             epoch = take(engine, holder, wants=wait is not None)
         except LeaseHeld:
-            if wait is None or clock.monotonic() - started > wait.total_seconds():
+            is_late = wait is None or clock.monotonic() - started > wait.total_seconds()
+            if is_late or stop.wait(POLL):
                 raise
-            threading.Event().wait(POLL)
             continue
         held = Lease(engine, holder, epoch, renewed_at=before)
         held.start()

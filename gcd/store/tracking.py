@@ -107,9 +107,9 @@ class TrackingStore:
                 hint="SET GLOBAL binlog_format = 'MIXED' or 'ROW'",
             )
 
-    def acquire(self, wait: timedelta | None) -> Lease:
-        """Become the only collector; raises LeaseHeld."""
-        return leases.acquire(self.engine, wait=wait)
+    def acquire(self, wait: timedelta | None, stop: threading.Event | None = None) -> Lease:
+        """Become the only collector; raises LeaseHeld, also when it is asked to stop waiting."""
+        return leases.acquire(self.engine, wait=wait, stop=stop)
 
     def lease_holder(self) -> str | None:
         """Who collects now, None if nobody does."""
@@ -218,11 +218,12 @@ class TrackingStore:
         with self.reading() as conn:
             return contents.counts(conn, self.schema)
 
-    def note_undated(self, kind: Kind, ids: Sequence[str], now: datetime) -> None:
+    def note_undated(self, lease: Lease, kind: Kind, ids: Sequence[str], now: datetime) -> None:
         """Remember when undated entities were first seen."""
         if not ids:
             return
         with connection.writing(self.engine) as conn:
+            lease.confirm(conn)
             known = set(read.first_seen(conn, kind, ids))
             rows = [
                 {"kind": kind.value, "entity_id": entity, "first_seen_ms": to_millis(now)}
@@ -232,7 +233,7 @@ class TrackingStore:
             if rows:
                 conn.execute(tables.seen.insert(), rows)
 
-    def forget_seen(self) -> None:
+    def forget_seen(self, lease: Lease) -> None:
         """Forget undated entities that were restored, dated or purged since they were first seen."""
         for kind in (Kind.RUN, Kind.LOGGED_MODEL, Kind.EXPERIMENT):
             mine = tables.seen.c.kind == kind.value
@@ -244,6 +245,7 @@ class TrackingStore:
                 gone = [entity for entity in part if entity not in undated]
                 if gone:
                     with connection.writing(self.engine) as conn:
+                        lease.confirm(conn)
                         where = tables.seen.c.entity_id.in_(gone)
                         conn.execute(tables.seen.delete().where(mine, where))
 
@@ -304,12 +306,12 @@ class TrackingStore:
         with self.reading() as conn:
             return journal.due(conn, to_millis(now), after=after, limit=limit)
 
-    def waiting(self, now: datetime) -> int:
-        """How many trees of earlier cycles are due to be swept."""
+    def unfinished(self, now: datetime) -> int:
+        """How many purges of earlier cycles have rows or trees that are due to be deleted."""
         if not self.has_own_tables:
             return 0
         with self.reading() as conn:
-            return sum(journal.backlog(conn, to_millis(now), with_stuck=False).values())
+            return journal.unfinished(conn, to_millis(now))
 
     def history(self, entity_id: str) -> list[Entry]:
         """What the journal remembers of an entity, newest first."""
@@ -343,10 +345,12 @@ class TrackingStore:
         with self.reading() as conn:
             return journal.remembered_roots(conn)
 
-    def remember_root(self, place: Place, values: Mapping[str, Any]) -> None:
-        """Write what is known of a root."""
+    def remember_root(self, lease: Lease | None, place: Place, values: Mapping[str, Any]) -> None:
+        """Write what is known of a root; without a lease where an operator says so."""
 
         def transaction(conn: Connection) -> None:
+            if lease is not None:
+                lease.confirm(conn)
             journal.remember_root(conn, place, values)
 
         self.retried(transaction)
@@ -359,7 +363,12 @@ class TrackingStore:
         """Note how a cycle ended."""
         self.retried(lambda conn: journal.end_cycle(conn, report))
 
-    def prune(self, before: datetime) -> None:
+    def prune(self, lease: Lease, before: datetime) -> None:
         """Forget settled history from before a time."""
-        while self.retried(lambda conn: journal.prune(conn, to_millis(before))):
+
+        def transaction(conn: Connection) -> int:
+            lease.confirm(conn)
+            return journal.prune(conn, to_millis(before))
+
+        while self.retried(transaction):
             pass

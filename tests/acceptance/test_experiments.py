@@ -765,14 +765,14 @@ def test_ids_in_upper_case_are_not_those_in_lower_case(store: RealStore) -> None
     lower = "".join(f"{n % 6 + 10:x}" for n in range(32))
     upper = lower.upper()
     run, model = store.run(gone), store.logged_model(store.run(gone), "m-imported")
-    rename(store, "runs", "run_uuid", run, upper)
-    rename(store, "logged_models", "model_id", model, "m-" + upper)
-    rename(store, "trace_info", "request_id", trace(store, gone), "tr-" + upper)
+    rename(store, RUN, run, upper)
+    rename(store, MODEL, model, "m-" + upper)
+    rename(store, TRACE, trace(store, gone), "tr-" + upper)
     if store.database.dialect != "mariadb":  # there they would be one and the same
-        rename(store, "runs", "run_uuid", store.run(live), lower)
+        rename(store, RUN, store.run(live), lower)
         twin = store.logged_model(store.run(live), "m")
-        rename(store, "logged_models", "model_id", twin, "m-" + lower)
-        rename(store, "trace_info", "request_id", trace(store, live), "tr-" + lower)
+        rename(store, MODEL, twin, "m-" + lower)
+        rename(store, TRACE, trace(store, live), "tr-" + lower)
     else:
         store.run(live)
     store.client.delete_experiment(gone)
@@ -789,20 +789,31 @@ def test_ids_in_upper_case_are_not_those_in_lower_case(store: RealStore) -> None
     assert leftovers(after, before.gone([gone])) == []
 
 
-OWNED = {
-    "run_uuid": ("runs", "metrics", "latest_metrics", "params", "tags"),
-    "model_id": (
-        "logged_models",
-        "logged_model_metrics",
-        "logged_model_params",
-        "logged_model_tags",
+RUN, MODEL, TRACE = "runs", "logged_models", "trace_info"
+NAMED: dict[str, tuple[tuple[str, str], ...]] = {
+    RUN: (
+        *((table, "run_uuid") for table in ("runs", "metrics", "latest_metrics", "params", "tags")),
+        ("logged_models", "source_run_id"),
+        ("logged_model_metrics", "run_id"),
+        ("inputs", "source_id"),
+        ("inputs", "destination_id"),
     ),
-    "request_id": ("trace_info", "trace_tags", "trace_request_metadata"),
-    "run_id": ("logged_model_metrics", "assessments"),
-    "trace_id": ("spans", "span_metrics", "assessments"),
-    "source_run_id": ("logged_models", "issues"),
-    "source_id": ("inputs", "entity_associations"),
-    "destination_id": ("inputs", "entity_associations"),
+    MODEL: (
+        *((f"logged_model{part}", "model_id") for part in ("s", "_metrics", "_params", "_tags")),
+        ("inputs", "destination_id"),
+    ),
+    TRACE: (
+        *(
+            (table, "request_id")
+            for table in ("trace_info", "trace_tags", "trace_request_metadata")
+        ),
+        ("spans", "trace_id"),
+    ),
+}
+PLACES = {
+    RUN: ("runs", "artifact_uri"),
+    MODEL: ("logged_models", "artifact_location"),
+    TRACE: ("trace_tags", "value"),
 }
 CHECKS = {
     "sqlite": ("PRAGMA foreign_keys = OFF", "PRAGMA foreign_keys = ON"),
@@ -814,25 +825,20 @@ CHECKS = {
 }
 
 
-def rename(store: RealStore, table: str, key: str, old: str, new: str) -> None:
-    """Give an entity another id, as importers do, its files and everything that names it too."""
-    columns = [(each, column) for column, tables in OWNED.items() for each in tables]
-    values = [
-        ("runs", "artifact_uri"),
-        ("logged_models", "artifact_location"),
-        ("trace_tags", "value"),
-        ("trace_request_metadata", "value"),
-    ]
+def rename(store: RealStore, kind: str, old: str, new: str) -> None:
+    """Give an entity another id, as importers do, in its rows and in its files' place."""
     off, on = CHECKS[store.database.dialect]
+    table, column = PLACES[kind]
     store.sql(
         off,
-        *(f"UPDATE {t} SET {c} = :new WHERE {c} = :old" for t, c in columns),
-        *(f"UPDATE {t} SET {c} = replace({c}, :old, :new)" for t, c in values),
+        *(f"UPDATE {each} SET {key} = :new WHERE {key} = :old" for each, key in NAMED[kind]),
+        f"UPDATE {table} SET {column} = replace({column}, :old, :new)",
         on,
         old=old,
         new=new,
     )
-    assert store.database.rows(f"SELECT 1 FROM {table} WHERE {key} = :new", new=new)
+    assert new in there(store.database)
+    assert old not in there(store.database)
     for path in list(store.root.rglob(old)):
         path.rename(path.with_name(new))
 
@@ -856,10 +862,10 @@ def test_any_unicode_in_names(store: RealStore) -> None:
     names = (*NAMES, "caf\u00e9", "cafe\u0301")  # composed and decomposed: two names
     gone, stays = [], []
     for number, name in enumerate(names):
-        experiment = odd(store, name, store.root / "gone" / folder(name, number))
+        experiment = odd(store, name, store.root / "g" / folder(name, number))
         store.client.delete_experiment(experiment)
         gone.append(experiment)
-        stays.append(odd(store, f"live {name}"[:250], store.root / "live" / folder(name, number)))
+        stays.append(odd(store, f"live {name}"[:250], store.root / "l" / folder(name, number)))
     before = look(store)
 
     plan = gcd("plan", "--older-than", "0s", uri=store.uri)
@@ -880,8 +886,8 @@ def test_any_unicode_in_names(store: RealStore) -> None:
 
 
 def folder(name: str, number: int) -> str:
-    """A folder of that name, as far as a file system takes it."""
-    return f"{number} {name}".replace("/", "_")[:60]
+    """A folder of that name, as far as 200 characters of a run's URI go."""
+    return f"{number}{name}".replace("/", "_")[:6]
 
 
 def odd(store: RealStore, name: str, home: Path) -> str:

@@ -123,7 +123,7 @@ def test_pain_9_many_pages_and_batches(store: RealStore) -> None:
 
     found = report(store.uri, env={"GCD_PURGE__BATCH_RUNS": "37"}, timeout=400)
 
-    assert found["purged"] == {"run": many // 2 + 1}
+    assert found["purged"]["run"] == many // 2 + 1
     assert store.runs() == expected
     assert store.database.scalar("SELECT COUNT(*) FROM params") == len(expected)
 
@@ -175,7 +175,7 @@ def test_pain_10_foreign_keys_never_stop_it(store: RealStore) -> None:
     collect(store.uri)
 
     after = Snapshot.of(store.database, store.root)
-    assert before.without([full, free]).against(after) == []
+    assert before.without([full, free, model]).against(after) == []
 
 
 def test_pain_16_runs_without_a_stamp_age_from_when_they_were_seen(store: RealStore) -> None:
@@ -291,7 +291,7 @@ def test_pain_20_a_dry_run_tells_everything_and_writes_nothing(store: RealStore)
 
     done = report(store.uri)
 
-    assert done["purged"] == {"run": summary["collect"]}
+    assert done["purged"]["run"] == summary["collect"]
     assert done["kept"] == summary["kept"]
     assert (done["objects"], done["bytes"]) == (summary["objects"], summary["bytes"])
     explained = gcd("explain", first, uri=store.uri)

@@ -30,6 +30,7 @@ def giant_store(store: RealStore) -> str:
         dataset="shared",
     )
     model = store.logged_model(giant, "m", metrics=True)
+    store.client.set_logged_model_tags(model, {"gcd.hold": "not what is tested here"})
     store.client.delete_logged_model(model)
     trace = store.trace(experiment, run=giant)
     for run in (giant, live):
@@ -63,7 +64,7 @@ def test_nothing_of_a_giant_is_left_and_nothing_of_the_others_goes(store: RealSt
     assert mentions(after.tables, [giant, small]) == []
     lost = sum(map(len, before.tables.values())) - sum(map(len, after.tables.values()))
     assert found["rows"] == lost
-    assert found["purged"] == {"run": 2}
+    assert found["purged"]["run"] == 2
     assert rows_left(store, giant) == 0
 
 
@@ -84,7 +85,7 @@ def test_a_giant_goes_in_bounded_transactions_its_own_row_first(store: RealStore
     assert rows_left(store, giant) == 2
     with pytest.raises(MlflowException):
         store.restore(giant)
-    assert decisions(store.uri) == {}
+    assert giant not in decisions(store.uri)
 
     collect(store.uri, env=SMALL)
 

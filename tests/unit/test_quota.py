@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import pytest
 from hypothesis import given, settings
@@ -271,10 +271,6 @@ def test_choosing_and_keeping_to_it_collects_exactly_as_many_as_allowed(
 )
 def test_a_quota_of_time_needs_no_choice_beforehand(limit: Quota, expected: bool) -> None:
     assert limit.chooses is expected
-
-
-def test_undated_is_before_mlflow_was() -> None:
-    assert quota.UNDATED < datetime(2018, 6, 1, tzinfo=UTC)
 
 
 # The fuse ---------------------------------------------------------------------------------------
