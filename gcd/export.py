@@ -21,7 +21,7 @@ from gcd.store.tracking import TrackingStore
 from gcd.survey import Settings
 
 NAME = "gcd-cycle-{cycle:06}-{at:%Y%m%dT%H%M%SZ}.jsonl.gz"
-OURS = re.compile(r"gcd-cycle-\d{6,}-\d{8}T\d{6}Z\.jsonl\.gz")
+OURS = re.compile(r"gcd-cycle-[0-9]{6,}-[0-9]{8}T[0-9]{6}Z\.jsonl\.gz")
 HINT = "nothing was purged that is not exported; free space there, or choose another folder"
 
 
@@ -75,14 +75,14 @@ class Exporter:
 
     def close(self) -> None:
         """End the file. Raises GcdError."""
-        if self._lines is None or self._file is None:
-            return
-        with written(self.path):
-            self.seal()
-            self._lines.close()
-            os.fsync(self._file.fileno())
-            self._file.close()
+        lines, file = self._lines, self._file
         self._lines = self._file = None
+        if lines is None or file is None:
+            return
+        with written(self.path), file:
+            lines.close()
+            file.flush()
+            os.fsync(file.fileno())
 
     def _line(self, content: Mapping[str, Any]) -> None:
         with written(self.path):
@@ -104,13 +104,18 @@ def written(path: Path) -> Iterator[None]:
 def created(path: Path) -> BinaryIO:
     """A new file that only its owner may read, its name durable."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    file = os.fdopen(os.open(path, flags, 0o600), "wb")
     try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-    return os.fdopen(fd, "wb")
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError:
+        file.close()
+        raise
+    return file
 
 
 def plain(value: Any) -> Any:
@@ -128,14 +133,20 @@ def prune(folder: Path, before: datetime) -> int:
     Only plain files that carry the name of an export are touched; links are not followed.
     """
     gone = 0
-    with suppress(FileNotFoundError):
-        for entry in os.scandir(folder):
-            info = entry.stat(follow_symlinks=False)
-            is_old = info.st_mtime < before.timestamp()
-            if OURS.fullmatch(entry.name) and stat.S_ISREG(info.st_mode) and is_old:
-                os.unlink(entry.path)
-                gone += 1
+    with written(folder), suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            with suppress(FileNotFoundError):
+                if is_export(entry, before):
+                    os.unlink(entry.path)
+                    gone += 1
     return gone
+
+
+def is_export(entry: os.DirEntry[str], before: datetime) -> bool:
+    """Whether an entry of the folder is an export from before a time."""
+    info = entry.stat(follow_symlinks=False)
+    is_old = info.st_mtime < before.timestamp()
+    return bool(OURS.fullmatch(entry.name)) and stat.S_ISREG(info.st_mode) and is_old
 
 
 @contextmanager
@@ -151,6 +162,10 @@ def exporting(
     store.export = exporter
     try:
         yield
+    except BaseException:
+        with suppress(GcdError):  # the error that is on its way says more
+            exporter.close()
+        raise
     finally:
         store.export = None
-        exporter.close()
+    exporter.close()

@@ -101,8 +101,9 @@ class Survey:
         for plan in self._unlimited():
             sizes = self.measured(plan) if quota.max_bytes is not None else {}
             choice.add(plan, {entity: usage.bytes for entity, usage in sizes.items()})
-        check_fuse(choice.seen, sum(self.store.counts().values()), share)
         self._chosen = choice.chosen() if quota.chooses else None
+        planned = choice.seen if self._chosen is None else len(self._chosen)
+        check_fuse(planned, sum(self.store.counts().values()), share)
 
     def _unlimited(self) -> Iterator[Plan]:
         holds = self.holds()

@@ -73,7 +73,7 @@ class ArtifactStore(Protocol):
         """
 
     def prune(self, folder: Target) -> None:
-        """Remove the folder of an experiment that is gone, if nothing but empty folders is in it.
+        """Remove the folder of an experiment that is gone, with MLflow's own folders in it, if empty.
 
         What is not there, or holds anything, is left as it is. A store without folders does nothing.
         """

@@ -141,10 +141,11 @@ class LocalArtifactStore:
         ):
             if len(folders) <= len(parts):
                 return
+            path = "/".join(parts)
             for inner in LAYOUT:
-                _remove_empty(folders[-1], inner)
+                _remove_empty(folders[-1], inner, f"{path}/{inner}")
             if parts:
-                _remove_empty(folders[-2], parts[-1])
+                _remove_empty(folders[-2], parts[-1], path)
 
     def flush(self, targets: Iterable[Target]) -> None:
         """Write to disk the folders that removed trees and folders were entries of.
@@ -293,13 +294,13 @@ def _remove(folders: list[int], holder: list[str], name: str) -> Deleted:
     return deleted
 
 
-def _remove_empty(holder: int, name: str) -> None:
-    """Remove a folder if it is empty; a file or a link of that name is no folder."""
+def _remove_empty(holder: int, name: str, path: str) -> None:
+    """Remove a folder if it is empty; a file, a link or a mount point of that name stays."""
     try:
         os.rmdir(name, dir_fd=holder)
     except OSError as error:
-        if error.errno not in (*walk.OCCUPIED, *walk.CHANGED, errno.ENOENT):
-            raise walk.artifact_error(error, name) from error
+        if error.errno not in (*walk.OCCUPIED, *walk.CHANGED, errno.ENOENT, errno.EBUSY):
+            raise walk.artifact_error(error, path) from error
 
 
 def _sync(base: str, folder: str) -> None:

@@ -175,8 +175,6 @@ def place(key: str, uri: str | None) -> Place | None:
         ) from error
 
 
-
-
 def kind_of(entity: str) -> Kind:
     """The kind of an entity by the form of its id: MLflow's never look alike."""
     if entity.isdecimal() and len(entity) < 20:

@@ -203,12 +203,16 @@ def contains(outer: Place, inner: Place) -> bool:
 # -- roots ---------------------------------------------------------------------------------------
 
 
+def known_roots(scope: Scope) -> tuple[Place, ...]:
+    """The storage roots that were configured."""
+    return (*scope.roots, *([scope.destination] if scope.destination else []))
+
+
 def layout_root(location: Place, experiment_id: str, scope: Scope) -> Place:
     """The storage root of an experiment's location, by MLflow's layout of artifact roots."""
     if location.scheme != "file":
         return Place(location.scheme, location.authority, "")
-    known = [*scope.roots, *([scope.destination] if scope.destination else [])]
-    around = [root for root in known if contains(root, location)]
+    around = [root for root in known_roots(scope) if contains(root, location)]
     if around:
         return max(around, key=lambda root: len(root.path))
     names = location.path.strip("/").split("/")
@@ -265,13 +269,19 @@ def make_targets(candidate: Candidate, site: Site, scope: Scope) -> tuple[Target
     if candidate.kind is Kind.EXPERIMENT:
         return folder_of(site, scope)
     uris = [candidate.uri] + ([candidate.archive_uri] if candidate.archive_uri else [])
-    return tuple(make_target(candidate, uri, site, scope) for uri in uris)
+    return tuple(dict.fromkeys(make_target(candidate, uri, site, scope) for uri in uris))
 
 
 def folder_of(site: Site, scope: Scope) -> tuple[Target, ...]:
-    """An experiment's folder; where that is a storage root itself, what MLflow made in it."""
+    """An experiment's folder; where that is a storage root itself, what MLflow made in it.
+
+    None where another root lies in it, which may be a disk that is not mounted now.
+    """
     refuse_sacred(site, scope)
-    return (Target(site.true, site.root),) if contains(site.root, site.true) else ()
+    others = [root for root in known_roots(scope) if root != site.true]
+    if any(contains(site.true, root) for root in others) or not contains(site.root, site.true):
+        return ()
+    return (Target(site.true, site.root),)
 
 
 def make_target(candidate: Candidate, uri: str | None, site: Site, scope: Scope) -> Target:
@@ -318,7 +328,7 @@ def checked(target: Target, scope: Scope) -> Target:
         raise UnsafeTarget(
             f"{place_uri(target.place)} is not well below its storage root {place_uri(target.root)}"
         )
-    for root in (*scope.roots, *([scope.destination] if scope.destination else [])):
+    for root in known_roots(scope):
         if contains(target.place, root):
             raise UnsafeTarget(
                 f"{place_uri(target.place)} holds the storage root {place_uri(root)}"

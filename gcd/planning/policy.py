@@ -140,7 +140,9 @@ def required_age(candidate: Candidate, policy: Policy) -> timedelta:
         return policy.older_than
     if max(own) >= policy.older_than:
         return max(own)
-    return policy.older_than if policy.shortest is None else max(*own, policy.shortest)
+    if policy.shortest is None:
+        return policy.older_than
+    return max(*own, min(policy.shortest, policy.older_than))
 
 
 def undated(candidate: Candidate, policy: Policy, now: datetime) -> Keep | None:

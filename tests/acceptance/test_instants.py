@@ -257,8 +257,9 @@ def kept(case: Case) -> set[str]:
 
 
 def registered(case: Case) -> set[str]:
-    """What the new version refers to."""
-    return {"register_run": {case.run}, "register_model": {case.model}}.get(case.did, set())
+    """What the new version refers to: that of a model names the run that made it too."""
+    named = {"register_run": {case.run}, "register_model": {case.run, case.model}}
+    return named.get(case.did, set())
 
 
 def files_of(snapshot: Snapshot, ids: set[str] | None = None) -> set[tuple[str, str]]:
