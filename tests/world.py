@@ -102,9 +102,7 @@ class World:
     def rows(self, name: str, *, lives: bool) -> list[Row]:
         """Rows of a table that stay exactly as they are, or those that do not."""
         return [
-            row
-            for table, row, fate in self.fates
-            if table == name and (fate is STAYS) is lives
+            row for table, row, fate in self.fates if table == name and (fate is STAYS) is lives
         ]
 
 
@@ -205,9 +203,7 @@ def entities(world: World) -> None:
         (LIVE_TRACE_3, OTHER, STAYS),
     ):
         uri = tree(world, fate, str(number), "traces", trace)
-        world.add(
-            "trace_info", fate, request_id=trace, experiment_id=number, timestamp_ms=LONG_AGO
-        )
+        world.add("trace_info", fate, request_id=trace, experiment_id=number, timestamp_ms=LONG_AGO)
         world.add("trace_tags", fate, request_id=trace, key="mlflow.artifactLocation", value=uri)
 
 
@@ -548,9 +544,7 @@ def measured_datasets(world: World) -> None:
 
 def dataset(world: World, fate: Mapping[str, Any], uuid: str, number: int, name: str) -> None:
     """A dataset of an experiment."""
-    world.add(
-        "datasets", fate, dataset_uuid=uuid, experiment_id=number, name=name, digest="1"
-    )
+    world.add("datasets", fate, dataset_uuid=uuid, experiment_id=number, name=name, digest="1")
 
 
 def wrong_copies(world: World) -> None:

@@ -113,8 +113,9 @@ def decide(candidate: Candidate, facts: Facts) -> Decision:
 
 def against(candidate: Candidate, target: Target, facts: Facts) -> Iterable[Keep]:
     """What speaks against deleting one tree: something live there, or its storage root."""
-    # An experiment's folder is only removed when it is empty: nothing in it can be lost.
-    over = None if candidate.kind is Kind.EXPERIMENT else facts.holds.over(target.place)
+    if candidate.kind is Kind.EXPERIMENT:
+        return  # its folder is only removed when it is empty: nothing in it can be lost
+    over = facts.holds.over(target.place)
     if over is not None:
         yield Keep(over.reason, over.because)
     root = facts.roots.get(target.root)

@@ -68,7 +68,7 @@ class Eraser:
     def delete_referring(self, reference: Reference, ids: Sequence[Id]) -> int:
         """The rows that refer in this way, and first what belongs to those."""
         where, gone = matching(self.schema, reference, ids), 0
-        key = OWNERS.get(reference.table)
+        key = None if reference.is_unbounded else OWNERS.get(reference.table)
         if key is not None and self._has_belongings(reference.table):
             table = self.schema.table(reference.table)
             found = self.conn.execute(sa.select(table.c[key]).where(*where)).scalars().all()

@@ -105,9 +105,9 @@ def finish_reference(
         with store.reading() as conn:
             scanned = leftovers.scanned_rows(conn, store.schema, reference, ids)
             found = list(islice(scanned, SCAN_ROWS))
-        settled = sum(settle_rows(store, lease, reference, part, ids) for part in slices(found))
-        rows += settled
-        if len(found) < SCAN_ROWS or settled == 0:
+        settled = [settle_rows(store, lease, reference, part, ids) for part in slices(found)]
+        rows += sum(each.gone for each in settled)
+        if len(found) < SCAN_ROWS or not any(map(any, settled)):
             break
     return rows
 
@@ -118,12 +118,13 @@ def settle_rows(
     reference: Reference,
     part: Sequence[Mapping[str, Any]],
     ids: set[str],
-) -> int:
+) -> leftovers.Settled:
     """Do with scanned rows what their reference says, in one transaction."""
 
-    def transaction(conn: Connection) -> int:
+    def transaction(conn: Connection) -> leftovers.Settled:
         lease.confirm(conn)
         eraser = store.eraser(conn)
-        return sum(leftovers.settle_row(eraser, reference, row, ids) for row in part)
+        done = [leftovers.settle_row(eraser, reference, row, ids) for row in part]
+        return leftovers.Settled(sum(d.gone for d in done), sum(d.changed for d in done))
 
     return store.retried(transaction, is_exported=True)

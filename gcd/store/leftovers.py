@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -75,7 +75,25 @@ def named(value: Any, reference: Reference) -> list[str]:
     return [] if found is None else [str(found)]
 
 
-def settle_row(eraser: Eraser, reference: Reference, row: Mapping[str, Any], ids: set[str]) -> int:
+def settle_now(eraser: Eraser, kind: Kind, ids: set[str]) -> int:
+    """Look for what refers to entities without an index within their purge; how many rows went."""
+    gone = 0
+    for reference in eraser.schema.references(ENTITY_TABLES[kind], scanned=True):
+        for row in list(scanned_rows(eraser.conn, eraser.schema, reference, ids)):
+            gone += settle_row(eraser, reference, row, ids).gone
+    return gone
+
+
+class Settled(NamedTuple):
+    """What became of scanned rows."""
+
+    gone: int
+    changed: int
+
+
+def settle_row(
+    eraser: Eraser, reference: Reference, row: Mapping[str, Any], ids: set[str]
+) -> Settled:
     """Do with one scanned row what its reference says, if it is still as it was read."""
     schema = eraser.schema
     table = schema.table(reference.table)
@@ -83,11 +101,11 @@ def settle_row(eraser: Eraser, reference: Reference, row: Mapping[str, Any], ids
     same = [table.c[name] == row[name] for name in keys]
     same.append(table.c[reference.column] == row[reference.column])
     if reference.action in (Action.DELETE, Action.DELETE_IF_MEMBER):
-        return delete_row(eraser, reference.table, row, same)
+        return Settled(delete_row(eraser, reference.table, row, same), 0)
     old = str(row[reference.column])
     new = REDACTED_RUN if reference.action is Action.REDACT else unlisted(old, ids)
     changed = table.update().where(*same).values({reference.column: new})
-    return eraser.conn.execute(changed).rowcount
+    return Settled(0, eraser.conn.execute(changed).rowcount)
 
 
 def delete_row(

@@ -16,7 +16,7 @@ from sqlalchemy.engine import Connection
 from gcd.errors import StoreRefused
 from gcd.model import Candidate, KeepReason, Kind, Target
 from gcd.planning.policy import Keep
-from gcd.store import journal
+from gcd.store import journal, leftovers
 from gcd.store.eraser import Eraser, Id
 from gcd.store.handover import hand_over
 from gcd.store.lease import Lease
@@ -98,6 +98,7 @@ def purge(eraser: Eraser, lease: Lease, batch: Batch, rejudge: Rejudge, at_ms: i
         return Purged(kept=kept)
     ids = [item.candidate.id for item in doomed]
     left = journal.CHILDREN_LEFT if batch.is_giant else journal.REFERENCES_LEFT
+    left = 0 if batch.kind is Kind.EXPERIMENT else left
     entries = [(item.candidate, item.targets) for item in doomed]
     journal.record(conn, batch.cycle, entries, rows_left=left, at_ms=at_ms)
     rows = delete(eraser, batch.kind, ids, is_giant=batch.is_giant)
@@ -145,6 +146,7 @@ def delete(eraser: Eraser, kind: Kind, ids: Sequence[str], *, is_giant: bool) ->
         rows += eraser.delete_belongings(table, keys)
     if kind is Kind.EXPERIMENT:
         rows += sum(hand_over(eraser, int(each)) for each in keys)
+        rows += leftovers.settle_now(eraser, kind, set(ids))
     gone = eraser.delete(table, eraser.schema.key(kind).in_(keys), *guards(eraser.schema, kind))
     if gone != len(ids):
         raise StoreRefused(

@@ -35,8 +35,9 @@ class Reference:
     """One way in which rows of `table` refer by `column` to the rows of the table `to`.
 
     `is_scanned` references have no index that serves them: they are looked for once a cycle in one
-    pass over the table, after the purge, rather than once a batch under its locks. `is_unbounded`
-    ones may be any number for one entity. `is_text` columns hold an experiment's number as text.
+    pass over the table, after the purge, rather than once a batch under its locks; those to
+    experiments within the purge, for SQLite gives their numbers out again. `is_unbounded` ones may
+    be any number for one entity. `is_text` columns hold an experiment's number as text.
     """
 
     table: str
@@ -63,6 +64,7 @@ OWNERS: dict[str, str] = {
     "label_schemas": "schema_id",
     "review_queues": "queue_id",
     "jobs": "id",
+    "assessments": "assessment_id",
 }
 """Tables that others refer to, and the column they do it by."""
 
@@ -295,6 +297,13 @@ OF_PARTS: tuple[Reference, ...] = (
     _few("review_queue_items", "queue_id", "review_queues", "what is in a queue"),
     _few("review_queue_users", "queue_id", "review_queues", "who works on a queue"),
     _few("job_locks", "job_id", "jobs", "what a job holds"),
+    Reference(
+        "assessments",
+        "overrides",
+        "assessments",
+        Action.CLEAR,
+        "what overrode an assessment; where the whole trace goes, it goes too",
+    ),
 )
 
 ALL: tuple[Reference, ...] = (

@@ -778,15 +778,29 @@ def test_ids_in_upper_case_are_not_those_in_lower_case(store: RealStore) -> None
     store.client.delete_experiment(gone)
     before = look(store)
 
-    done = collect(store.uri, "--run-ids", lower, expect=3)
-    assert lower in done.stderr
-    assert before.against(look(store)) == []
     assert decisions(store.uri)[upper] == "collect"
     collect(store.uri)
 
     after = look(store)
     assert before.without([gone]).against(after) == []
     assert leftovers(after, before.gone([gone])) == []
+
+
+def test_a_selector_in_another_case_names_nothing(store: RealStore) -> None:
+    experiment = store.experiment("e")
+    run, model = store.run(experiment), store.logged_model(store.run(experiment), "m")
+    store.delete(run)
+    store.client.delete_logged_model(model)
+    before = look(store)
+
+    # A database may take both for the same; what is told has to be what is done.
+    for flag, named in (
+        ("--run-ids", run.upper()),
+        ("--logged-model-ids", "m-" + model[2:].upper()),
+    ):
+        done = collect(store.uri, flag, named, expect=3)
+        assert f"{named}: unknown" in done.stderr, shown(done)
+    assert before.against(look(store)) == []
 
 
 RUN, MODEL, TRACE = "runs", "logged_models", "trace_info"

@@ -28,7 +28,7 @@ from tests.whole import (
 )
 
 EXPERIMENTS = 16
-ROUNDS = 2
+ROUNDS = 3
 CYCLE = ("gc", "--older-than", "1h", "--yes")
 SMALL = {"GCD_PURGE__BATCH_RUNS": "3"}
 PATIENCE = 0.7
@@ -101,7 +101,17 @@ def log_trace(store: RealStore, case: Case) -> None:
 
 def hold(store: RealStore, case: Case) -> None:
     """Hold the experiment by gcd."""
-    process = start("hold", "add", case.experiment, "--backend-store-uri", store.uri)
+    add_hold(store, case.experiment)
+
+
+def hold_run(store: RealStore, case: Case) -> None:
+    """Hold the run alone."""
+    add_hold(store, case.run)
+
+
+def add_hold(store: RealStore, entity: str) -> None:
+    """`gcd hold add`; raises MlflowException where it says that it is too late."""
+    process = start("hold", "add", entity, "--backend-store-uri", store.uri)
     _, err = process.communicate(timeout=120)
     assert process.returncode in (0, 1), err
     if process.returncode:
@@ -115,6 +125,7 @@ ACTIONS: Sequence[Callable[[RealStore, Case], None]] = (
     log_trace,
     hold,
     register_model,
+    hold_run,
 )
 
 
@@ -195,7 +206,7 @@ def one_round(
             case.did, case.at = action.__name__, instant
             acting = threading.Thread(target=act, args=(store, case, action))
             acting.start()
-            acting.join(PATIENCE if action is not hold else 3)
+            acting.join(3 if action in (hold, hold_run) else PATIENCE)
         done = gc.ended()
     if acting is not None:
         acting.join(120)
@@ -251,6 +262,8 @@ def kept(case: Case) -> set[str]:
     match case.did:
         case "restore" | "hold":
             return case.seen
+        case "hold_run":
+            return case.seen & {case.run}
         case "register_run" | "register_model":
             return case.seen & registered(case) - case.doomed
     return {case.experiment, case.new or case.experiment}
