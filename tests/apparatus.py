@@ -137,7 +137,8 @@ class Apparatus:
             with self.store.as_tracking(), in_experiment(experiment):
                 version = client.register_prompt(name=name, template=f"{{{{name}}}} {experiment}")
             wait_until(  # MLflow writes it in a thread of its own
-                lambda: f",{experiment}," in self.experiments_of(name), "the prompt is not linked"
+                lambda number=experiment: f",{number}," in self.experiments_of(name),
+                "the prompt is not linked",
             )
         with self.store.as_tracking():
             client.link_prompt_versions_to_trace([version], trace)

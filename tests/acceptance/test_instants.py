@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -33,6 +35,8 @@ CYCLE = ("gc", "--older-than", "1h", "--yes")
 SMALL = {"GCD_PURGE__BATCH_RUNS": "3"}
 PATIENCE = 0.7
 """Seconds that an action may take while gcd stands still: then it waits for gcd, and gcd goes on."""
+
+pytestmark = pytest.mark.unfinished
 
 
 @dataclass

@@ -62,6 +62,8 @@ ON_ONE = pytest.mark.parametrize("server", ["sqlite"], indirect=True)
 """For what no database has a part in."""
 NOTHING = {"run": 0, "logged_model": 0, "experiment": 0, "trace": 0, "job": 0}
 
+pytestmark = pytest.mark.unfinished
+
 
 def look(store: RealStore) -> Snapshot:
     """The store now."""
@@ -1135,6 +1137,8 @@ KEYS = {
 """Tables in which rows that stay are changed by a collection, with what tells one from another."""
 POINTERS = {"assessments": "run_id", "issues": "source_run_id"}
 """What is emptied in rows when the run that they name goes, which may be before they go themselves."""
+COMPUTED = {"spans": "duration_ns"}
+"""A generated column, which SQLite's catalogue does not list."""
 
 
 def purged(before: Snapshot, left: Snapshot, table: str) -> list[dict[str, Any]]:
@@ -1148,9 +1152,10 @@ def purged(before: Snapshot, left: Snapshot, table: str) -> list[dict[str, Any]]
     return [row for row in before.tables[table] if key(row) not in stays]
 
 
-def without_pointer(table: str, row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row without what is emptied in it."""
-    return {name: value for name, value in row.items() if name != POINTERS.get(table)}
+def comparable(table: str, row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row without what is emptied in it, and without what the database computes."""
+    ignored = {POINTERS.get(table), COMPUTED.get(table)}
+    return {name: value for name, value in row.items() if name not in ignored}
 
 
 def test_an_export_has_every_purged_row_and_no_other(store: RealStore, tmp_path: Path) -> None:
@@ -1171,12 +1176,10 @@ def test_an_export_has_every_purged_row_and_no_other(store: RealStore, tmp_path:
     assert left.against(look(store)) == []
     found = exported(folder)
     for table in before.tables:
-        wanted = Counter(
-            like_json(without_pointer(table, row)) for row in purged(before, left, table)
-        )
+        wanted = Counter(like_json(comparable(table, row)) for row in purged(before, left, table))
         there_is = Counter[str]()
         for row, times in found.get(table, Counter()).items():
-            there_is[json.dumps(without_pointer(table, json.loads(row)), sort_keys=True)] += times
+            there_is[json.dumps(comparable(table, json.loads(row)), sort_keys=True)] += times
         assert there_is == wanted, table
     [path] = folder.iterdir()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600

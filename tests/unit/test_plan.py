@@ -297,6 +297,7 @@ def test_an_experiment_stays_for_what_it_is_and_what_is_in_it(
     assert reasons(candidate, sites={**WORLD["sites"], **SITES}) == [reason]
 
 
+@pytest.mark.unfinished
 def test_an_experiment_below_a_root_that_is_not_there_stays() -> None:
     lost = {ROOT: Root(ROOT, Probe(is_there=False))}
     assert reasons(EXPERIMENT, roots=lost) == [KeepReason.UNREACHABLE]
@@ -319,6 +320,7 @@ def test_a_job_has_no_files_and_needs_no_root() -> None:
     assert reasons(replace(JOB, deleted_at=NOW), sites={}, roots={}) == [KeepReason.TOO_YOUNG]
 
 
+@pytest.mark.unfinished
 def test_what_people_decided_and_what_is_in_use_is_told_before_age_and_place() -> None:
     busy = replace(
         EXPERIMENT,
