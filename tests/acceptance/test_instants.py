@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
-
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
 import sqlalchemy as sa
 from mlflow import MlflowException
 
