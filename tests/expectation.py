@@ -344,12 +344,13 @@ def owners_homes(tables: Tables) -> Homes:
 def changed(name: str, row: Row, gone: Gone, homes: Homes) -> Row:
     """A row that stays, without what it said of what goes."""
     new = dict(row)
-    if name in COPIES and row["experiment_id"] in gone.experiments:
+    if name in COPIES and row.get("experiment_id") in gone.experiments:
         column, owner = COPIES[name]
         new["experiment_id"] = homes[owner][row[column]]
     if name in POINTERS:
         column, kind = POINTERS[name]
-        new[column] = None if row[column] in getattr(gone, kind) else row[column]
+        if row.get(column) in getattr(gone, kind):
+            new[column] = None
     if name == "assessments":
         new["run_id"] = None if row["run_id"] in gone.runs else row["run_id"]
         new["overrides"] = None if row["overrides"] in gone.assessments else row["overrides"]

@@ -21,6 +21,7 @@ from tests.expectation import SOURCE_RUN, kind_of
 from tests.servers import Database, Keeper
 
 with warnings.catch_warnings(action="ignore"):  # MLflow's own, at import
+    import alembic.command
     import mlflow
     from mlflow.entities import (
         AssessmentSource,
@@ -34,9 +35,11 @@ with warnings.catch_warnings(action="ignore"):  # MLflow's own, at import
         Param,
         RunTag,
     )
+    from mlflow.store.db.utils import _get_alembic_config
     from mlflow.store.jobs.sqlalchemy_store import SqlAlchemyJobStore
     from mlflow.store.model_registry import sqlalchemy_store as registry_store
     from mlflow.store.tracking import sqlalchemy_store as tracking_store
+    from mlflow.store.tracking.dbmodels.initial_models import Base as FirstTables
     from mlflow.tracing.attachments import Attachment
     from mlflow.tracking import MlflowClient
 
@@ -69,6 +72,16 @@ def make_schema(database: Database) -> Database:
     """Let MLflow make its tables and its default experiment in an empty database."""
     MlflowClient(database.uri, database.uri).search_experiments()
     release(database.uri)
+    return database
+
+
+def make_old_schema(database: Database, revision: str) -> Database:
+    """MLflow's tables as they were at a revision, or at 0.9.1, which had none: by its migrations."""
+    engine = database.engine()
+    FirstTables.metadata.create_all(engine)
+    engine.dispose()
+    if revision != "base":
+        alembic.command.upgrade(_get_alembic_config(database.uri), revision)
     return database
 
 

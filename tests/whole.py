@@ -262,7 +262,8 @@ def missing(expected: Snapshot, found: Snapshot) -> list[str]:
 
 def leftovers(found: Snapshot, gone: Collection[str]) -> list[str]:
     """Every row and file that still names something that is gone, but for what may."""
-    files = [name for name in found.files if set(Path(name).parts) & set(gone) - {"0"}]
+    words = {each for each in gone if not each.isdecimal()}
+    files = [name for name in found.files if set(Path(name).parts) & words]
     return mentions(found.tables, gone) + files
 
 

@@ -51,11 +51,20 @@ class World:
     written: int = 0
 
     def add(self, name: str, fate: Mapping[str, Any] = STAYS, /, **values: Any) -> None:
-        """A row with these values; columns that must have one get one."""
+        """A row with these values; columns that must have one get one.
+
+        What this revision of MLflow does not have is left out.
+        """
         self.serial += 1
+        if not self.has(name):
+            return
+        columns = self.meta.tables[name].columns
+        values = {column: value for column, value in values.items() if column in columns}
+        if fate is not STAYS and fate is not GOES:
+            fate = {column: value for column, value in fate.items() if column in columns} or STAYS
         missing = [
             column
-            for column in self.meta.tables[name].columns
+            for column in columns
             if column.name not in values
             and not column.nullable
             and column.computed is None
@@ -64,6 +73,10 @@ class World:
         ]
         row = {**{column.name: self.value(column) for column in missing}, **values}
         self.fates.append((name, row, fate))
+
+    def has(self, table: str) -> bool:
+        """Whether this revision has a table."""
+        return table in self.meta.tables
 
     def write(self) -> None:
         """Put the rows that were added since the last time into the tables."""
@@ -184,6 +197,8 @@ def entities(world: World) -> None:
         (LIVE_MODEL, LIVE, active, STAYS),
         (MODEL_INSIDE, GONE, active, GOES),
     ):
+        if not world.has("logged_models"):
+            break
         values = {"artifact_location": tree(world, fate, str(number), "models", model), **stage}
         values["last_updated_timestamp_ms"] = LONG_AGO
         # A live model says which run made it, gone or not.
@@ -202,6 +217,8 @@ def entities(world: World) -> None:
         (LIVE_TRACE_2, LIVE, STAYS),
         (LIVE_TRACE_3, OTHER, STAYS),
     ):
+        if not world.has("trace_info"):
+            break
         uri = tree(world, fate, str(number), "traces", trace)
         world.add("trace_info", fate, request_id=trace, experiment_id=number, timestamp_ms=LONG_AGO)
         world.add("trace_tags", fate, request_id=trace, key="mlflow.artifactLocation", value=uri)
@@ -260,7 +277,7 @@ def inputs(world: World) -> None:
         use(world, fate, "DATASET", "d-live", "RUN", run)
     use(world, GOES, "DATASET", "d-gone", "RUN", RUN_INSIDE)
     use(world, GOES, "DATASET", "d-gone", "RUN", text("e"))  # a run that `mlflow gc` took
-    for kind in ("INPUT", "OUTPUT"):
+    for kind in ("INPUT", "OUTPUT") if world.has("logged_models") else ():
         for run, model, fate in (
             (RUN, LIVE_MODEL, GOES),
             (LIVE_RUN, MODEL, GOES),
@@ -327,6 +344,7 @@ def span(world: World, fate: Mapping[str, Any], trace: str, number: int) -> None
 def assessments(world: World) -> None:
     """Feedback on traces: made by a run, made in a run, overridden, marks of issues."""
     by_run, lost = {"run_id": None}, {"overrides": None}
+    of_issue = GOES if world.has("issues") else STAYS
     for ident, trace, fate, more in (
         ("of a gone trace", TRACE, GOES, {}),
         ("of a live trace", LIVE_TRACE, STAYS, {"experiment_id": LIVE}),
@@ -340,7 +358,7 @@ def assessments(world: World) -> None:
         ("no JSON", LIVE_TRACE, STAYS, {"assessment_metadata": "[1]"}),
         ("over a gone one", LIVE_TRACE, lost, {"overrides": "by a gone run"}),
         ("over a live one", LIVE_TRACE, STAYS, {"overrides": "by a live run"}),
-        ("of a gone issue", LIVE_TRACE, GOES, {"assessment_type": "issue", "name": "iss-gone"}),
+        ("of a gone issue", LIVE_TRACE, of_issue, {"assessment_type": "issue", "name": "iss-gone"}),
         ("of a live issue", LIVE_TRACE, STAYS, {"assessment_type": "issue", "name": "iss-live"}),
         ("named like an issue", LIVE_TRACE, STAYS, {"name": "iss-gone"}),
     ):
@@ -390,8 +408,9 @@ def marks(world: World) -> None:
         world.add(
             "trace_request_metadata", fate, request_id=trace, key="mlflow.sourceRun", value=run
         )
+        of_model = fate if world.has("logged_models") else STAYS
         world.add(
-            "trace_request_metadata", fate, request_id=trace, key="mlflow.modelId", value=model
+            "trace_request_metadata", of_model, request_id=trace, key="mlflow.modelId", value=model
         )
         world.add("trace_request_metadata", STAYS, request_id=trace, key="note", value=run)
 
@@ -534,6 +553,8 @@ def twin_datasets(world: World) -> None:
 
 def measured_datasets(world: World) -> None:
     """Datasets of a deleted experiment on which a live run measured a live model."""
+    if not world.has("logged_models"):
+        return
     dataset(world, {"experiment_id": LIVE}, "d-measured", GONE, "measured")
     measure(world, STAYS, LIVE_MODEL, LIVE_RUN, LIVE, dataset_uuid="d-measured")
     dataset(world, STAYS, "d-mine", LIVE, "measured too")

@@ -550,6 +550,30 @@ def test_a_trace_logged_between_plan_and_purge_stays(store: RealStore, table: st
     assert new.without(purged).against(after) == []
 
 
+LOCKED = (
+    r"SELECT experiments\.experiment_id, experiments\.lifecycle_stage, experiments\.last_update"
+)
+"""How a purge locks experiments: once for the models in them, once for the traces, then to purge them."""
+
+
+@pytest.mark.parametrize("server", ["postgresql", "mariadb"], indirect=True)
+def test_a_trace_logged_just_before_its_experiments_row_goes_keeps_that(store: RealStore) -> None:
+    made = whole(store, "e")
+    store.client.delete_experiment(made.experiment)
+
+    with stopped(Moment("before", "statement", LOCKED, number=3), *CYCLE, uri=store.uri) as gc:
+        assert inside(store.database, made.experiment) == {made.experiment}, "the moment is meant"
+        late = trace(store, made.experiment)
+        attach(store, late)
+        new = look(store)
+        done = resumed(gc)
+
+    assert done.returncode == 0, shown(done)
+    purged = [*made.runs, *made.models, *made.traces]
+    assert new.without(purged).against(look(store)) == []
+    assert inside(store.database, made.experiment) == {made.experiment, late}
+
+
 def test_a_run_restored_after_the_plan_keeps_its_experiment(store: RealStore) -> None:
     made = whole(store, "e")
     store.client.delete_experiment(made.experiment)

@@ -123,12 +123,12 @@ def add_hold(store: RealStore, entity: str) -> None:
 
 
 ACTIONS: Sequence[Callable[[RealStore, Case], None]] = (
+    hold_run,
     restore,
     register_run,
     log_trace,
     hold,
     register_model,
-    hold_run,
 )
 
 
@@ -201,10 +201,14 @@ def one_round(
     free = list(cases)
     with paused(Plan(str(path), instants), *CYCLE, uri=store.uri, env=SMALL) as gc:
         for instant in gc.instants():
-            if acting is not None and acting.is_alive():
-                continue  # it waits for gcd; MLflow's client knows one tracking URI at a time
-            case = likely(free, instant)
-            action = ACTIONS[(len(cases) - len(free) + number) % len(ACTIONS)]
+            if acting is not None:
+                acting.join(PATIENCE)
+                if acting.is_alive():
+                    continue  # it still waits for gcd; MLflow's client knows one store at a time
+            turn = len(cases) - len(free) + 2 * number
+            action = ACTIONS[turn % len(ACTIONS)]
+            # Most often what gcd has in hand, else what its turn has not come for.
+            case = free[-1] if (turn // len(ACTIONS)) % 3 == number % 3 else likely(free, instant)
             free.remove(case)
             case.did, case.at = action.__name__, instant
             acting = threading.Thread(target=act, args=(store, case, action))

@@ -85,6 +85,39 @@ def test_a_report_counts_the_rows_that_went(rich: Rich) -> None:
     assert done["rows"] == before - Snapshot.of(store.database, store.root).size
 
 
+# -- runs whose metrics belong to live models ------------------------------------------------------
+
+
+@pytest.mark.parametrize("choice", ["collect_run", "collect_both"])
+def test_runs_of_live_models_go_where_that_is_chosen(rich: Rich, choice: str) -> None:
+    store, gone = rich.store, set(rich.gone)
+    feeders = {run for run, reason in rich.kept.items() if reason == "feeds_live_model"}
+    used_elsewhere = set(store.runs_in(experiment_named(store, "model in use, measured here")))
+    if choice == "collect_run":
+        gone |= feeders
+    else:  # what nothing live uses goes with the run that made it
+        gone |= {*feeders - used_elsewhere, model_named(store, "m-fed")}
+    env = {"GCD_RETENTION__RUNS_OF_LIVE_MODELS": choice}
+    before = Snapshot.of(store.database, store.root)
+
+    assert decisions(store.uri, env=env) == {**rich.kept, **dict.fromkeys(gone, "collect")}
+    collect(store.uri, env=env)
+
+    assert before.without(gone).against(Snapshot.of(store.database, store.root)) == []
+    assert report(store.uri, env=env)["purged"] == dict.fromkeys(ALL_KINDS, 0)
+
+
+def experiment_named(store: RealStore, name: str) -> str:
+    """The experiment of this name, in whatever stage."""
+    return str(store.client.get_experiment_by_name(name).experiment_id)
+
+
+def model_named(store: RealStore, name: str) -> str:
+    """The first logged model of this name, in whatever stage."""
+    query = "SELECT model_id FROM logged_models WHERE name = :name ORDER BY experiment_id"
+    return str(store.database.scalar(query, name=name))
+
+
 # -- names and numbers are free again --------------------------------------------------------------
 
 
@@ -194,6 +227,28 @@ def test_an_experiment_that_never_logged_a_file_goes(store: RealStore) -> None:
     assert decisions(store.uri) == {never: "collect"}
     collect(store.uri)
     assert never not in store.experiments()
+
+
+@pytest.mark.parametrize("what", ["model", "trace"])
+def test_a_tree_in_an_experiment_that_a_live_run_points_into_keeps_all_of_it(
+    store: RealStore, what: str
+) -> None:
+    experiment, live = store.experiment("shared"), store.experiment("live")
+    run = store.run(experiment)
+    model, trace = store.logged_model(run, "m"), store.trace(experiment, file=b"x")
+    places = {
+        "model": store.client.get_logged_model(model).artifact_location,
+        "trace": store.client.get_trace(trace).info.tags["mlflow.artifactLocation"],
+    }
+    store.point(store.run(live, files={}), places[what] + "/inside")
+    store.delete(experiment)
+    before = Snapshot.of(store.database, store.root)
+
+    planned = decisions(store.uri)
+    collect(store.uri)
+
+    assert before.without([run]).against(Snapshot.of(store.database, store.root)) == []
+    assert planned[experiment] in ("shared", "has_live_children")
 
 
 # -- later ---------------------------------------------------------------------------------------

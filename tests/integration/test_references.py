@@ -37,6 +37,12 @@ def test_all_that_refers_to_what_goes_goes_or_changes_and_nothing_else(
     assert left_over_rows(world.database) == 0
 
 
+def test_a_report_counts_every_row_that_went(world: World) -> None:
+    before = Snapshot.of(world.database, world.place).size
+    done = report(world.database.uri)
+    assert done["rows"] == before - Snapshot.of(world.database, world.place).size
+
+
 def test_the_expectation_of_other_tests_says_the_same(world: World) -> None:
     before = read_tables(world.database)
     assert differences(world.expected(before), without(before, COLLECTED)) == []
