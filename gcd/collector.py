@@ -28,7 +28,7 @@ from gcd.store.eraser import slices
 from gcd.store.finish import finish_rows
 from gcd.store.lease import Lease
 from gcd.store.purge import Batch, Item
-from gcd.survey import GROUP, Survey
+from gcd.survey import GROUP, Survey, because
 from gcd.sweep import sweep
 
 SWEEP_PAGE = 500
@@ -202,10 +202,7 @@ class Collector:
 
     def _block(self, member: Candidate, keep: Keep) -> None:
         """Something in an experiment stays, hence the experiment does."""
-        what = f"the {member.kind.replace('_', ' ')} {member.id} in it"
-        reason = KeepReason.HAS_LIVE_CHILDREN
-        detail = f"{what} is kept, {keep.reason}: {keep.detail}"
-        self._blocked.setdefault(member.experiment_id, Keep(reason, detail))
+        self._blocked.setdefault(member.experiment_id, because(member, keep))
 
     def _note(self, plan: Plan) -> None:
         """Count a planned page, and remember what gcd sees undated for the first time."""

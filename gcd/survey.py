@@ -192,20 +192,22 @@ class Survey:
             for page in self.store.candidates(kind, wanted, PAGE):
                 plan = self._planned_apart(page, holds)
                 for decision in plan.keep:
-                    kept.setdefault(decision.candidate.experiment_id, because(decision))
+                    part = decision.candidate
+                    kept.setdefault(part.experiment_id, because(part, decision.keep[0]))
                 yield plan
         full = self.store.with_contents(group, held_models(holds))
-        yield self.plan_page(full, holds).without({**self._odd_places(full), **kept})
+        plan = self.plan_page(full, holds).without(kept)
+        yield plan.without(self._kept_members(plan, holds))
 
-    def _odd_places(self, group: Sequence[Candidate]) -> dict[str, Keep]:
-        """Experiments in which some files are where gcd may not delete."""
+    def _kept_members(self, plan: Plan, holds: HoldIndex) -> dict[str, Keep]:
+        """Experiments that a logged model or a trace in them keeps: none of it goes before the rest."""
         found: dict[str, Keep] = {}
-        for part in self.store.odd_places([each.id for each in group]):
-            if part.experiment_id not in found:
-                where = locate(part, self.places.sites([part]), self.places.scope)
-                if isinstance(where, Keep):
-                    detail = f"the {part.kind.replace('_', ' ')} {part.id} in it: {where.detail}"
-                    found[part.experiment_id] = Keep(where.reason, detail)
+        ids = [decision.candidate.id for decision in plan.collect]
+        for kind in (Kind.LOGGED_MODEL, Kind.TRACE) if ids else ():
+            for members in self.members(kind, ids, holds):
+                for decision in members.keep:
+                    part = decision.candidate
+                    found.setdefault(part.experiment_id, because(part, decision.keep[0]))
         return found
 
     def members(self, kind: Kind, experiments: Sequence[str], holds: HoldIndex) -> Iterator[Plan]:
@@ -292,13 +294,26 @@ def has_tree(decision: Decision) -> bool:
     return decision.candidate.kind is not Kind.EXPERIMENT
 
 
-def because(decision: Decision) -> Keep:
+TELLING = frozenset(
+    {
+        KeepReason.HELD,
+        KeepReason.REGISTERED,
+        KeepReason.TOO_YOUNG,
+        KeepReason.UNSAFE_TARGET,
+        KeepReason.NO_BACKEND,
+        KeepReason.UNREACHABLE,
+        KeepReason.ROOT_UNHEALTHY,
+        KeepReason.OVER_QUOTA,
+    }
+)
+"""Reasons that say the same of an experiment as of a part of it."""
+
+
+def because(part: Candidate, keep: Keep) -> Keep:
     """Why an experiment stays in which something is kept."""
-    entity, keep = decision.candidate, decision.keep[0]
-    detail = f"the {entity.kind.replace('_', ' ')} {entity.id} in it is kept, {keep.reason}"
-    same = (KeepReason.HELD, KeepReason.REGISTERED, KeepReason.TOO_YOUNG)
-    reason = keep.reason if keep.reason in same else KeepReason.HAS_LIVE_CHILDREN
-    return Keep(reason, f"{detail}: {keep.detail}")
+    reason = keep.reason if keep.reason in TELLING else KeepReason.HAS_LIVE_CHILDREN
+    what = f"the {part.kind.replace('_', ' ')} {part.id} in it is kept, {keep.reason}"
+    return Keep(reason, f"{what}: {keep.detail}")
 
 
 def held_models(holds: HoldIndex) -> Iterable[str]:

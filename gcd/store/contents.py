@@ -14,7 +14,6 @@ from sqlalchemy.engine import Connection
 
 from gcd.model import Candidate, Contents, Kind
 from gcd.store.eraser import slices
-from gcd.store.holds import stream, tree_queries
 from gcd.store.read import native, usable
 from gcd.store.schema import Schema, is_live
 
@@ -162,19 +161,6 @@ def parts_left(conn: Connection, schema: Schema, ids: Sequence[str]) -> dict[str
             )
             found.update({str(number): noun for number in conn.execute(query).scalars()})
     return found
-
-
-def odd_places(conn: Connection, schema: Schema, ids: Sequence[str]) -> Iterator[Candidate]:
-    """Logged models and traces in the experiments whose files are not at their canonical place."""
-    experiments = schema.table("experiments")
-    kinds = {"logged model": Kind.LOGGED_MODEL, "trace": Kind.TRACE}
-    for what, query, _ in tree_queries(schema):
-        if what not in kinds:
-            continue
-        inside = query.add_columns(experiments.c.experiment_id, experiments.c.artifact_location)
-        inside = inside.where(experiments.c.experiment_id.in_(native(Kind.EXPERIMENT, ids)))
-        for entity, uri, number, location in stream(conn, inside):
-            yield Candidate(kinds[what], entity, str(number), "", None, uri, location)
 
 
 def counts(conn: Connection, schema: Schema) -> Mapping[Kind, int]:

@@ -117,9 +117,8 @@ def delete_row(
         # The one that overrode it is on the same trace, which has an index; `overrides` has none.
         overriding = table.c.trace_id == row["trace_id"], table.c.overrides == row["assessment_id"]
         eraser.conn.execute(table.update().where(*overriding).values(overrides=None))
-    if name == "jobs":
-        eraser.delete_belongings("jobs", [row["id"]])
-    return eraser.delete(name, *same)
+    gone = eraser.delete_belongings("jobs", [row["id"]]) if name == "jobs" else 0
+    return gone + eraser.delete(name, *same)
 
 
 def unlisted(text: str, ids: set[str]) -> str:

@@ -171,11 +171,6 @@ class TrackingStore:
         with self.reading() as conn:
             return contents.with_contents(conn, self.schema, group, claimed)
 
-    def odd_places(self, experiments: Sequence[str]) -> Iterator[Candidate]:
-        """What in these experiments has its files elsewhere than MLflow puts them."""
-        with self.reading() as conn:
-            yield from contents.odd_places(conn, self.schema, experiments)
-
     def holds(self) -> Iterator[Hold]:
         """Everything that may keep an entity or a tree, streamed."""
         with self.reading() as conn:
