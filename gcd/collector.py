@@ -161,7 +161,7 @@ class Collector:
             others = [d for d in plan.collect if d.candidate.kind is not Kind.EXPERIMENT]
             yield from self._of_entities(others, {})
             if experiments:
-                yield from self._of_experiments(experiments)
+                yield from self._of_experiments(plan, experiments)
 
     def _of_entities(
         self, decisions: Sequence[Decision], within: Mapping[str, Candidate]
@@ -175,21 +175,20 @@ class Collector:
             if standing := self._still_open(step):
                 yield standing
 
-    def _of_experiments(self, decisions: Sequence[Decision]) -> Iterator[Step]:
+    def _of_experiments(self, plan: Plan, decisions: Sequence[Decision]) -> Iterator[Step]:
         """Experiments: the logged models and traces in them, then what is left of each.
 
         By now no run is in them. Where something stays, its experiment stays, with the rest of it.
         """
         within = {d.candidate.id: d.candidate for d in decisions}
         holds = self.survey.holds()
-        for kind in (Kind.LOGGED_MODEL, Kind.TRACE):
-            for plan in self.survey.members(kind, list(within), holds):
-                for decision in plan.keep:
-                    self._block(decision.candidate, decision.keep[0])
-                standing = [
-                    d for d in plan.collect if d.candidate.experiment_id not in self._blocked
-                ]
-                yield from self._of_entities(standing, within)
+        for members in self.survey.members(plan, holds):
+            for decision in members.keep:
+                self._block(decision.candidate, decision.keep[0])
+            standing = [
+                d for d in members.collect if d.candidate.experiment_id not in self._blocked
+            ]
+            yield from self._of_entities(standing, within)
         for part in slices(decisions, GROUP):
             if self.stop.is_set() or self._is_out_of_time:
                 return
@@ -243,15 +242,17 @@ class Collector:
         return taken
 
     def _canaries(self, decisions: Sequence[Decision], taken: set[str]) -> dict[Place, Decision]:
-        """The next entity of each root that is neither proved nor closed."""
+        """The next entity of each root that is neither proved nor closed, while time is left."""
         found: dict[Place, Decision] = {}
+        if self.stop.is_set() or self._is_out_of_time:
+            return found
         for decision in decisions:
             if decision.candidate.id in taken:
                 continue
             for target in decision.targets:
                 if target.root not in self._proved and target.root not in self._closed:
                     found.setdefault(target.root, decision)
-        return {} if self.stop.is_set() else found
+        return found
 
     def _remember(self, root: Place) -> None:
         """Remember a root's identity before the first row is purged that relies on it."""

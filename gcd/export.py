@@ -28,8 +28,9 @@ HINT = "nothing was purged that is not exported; free space there, or choose ano
 class Exporter:
     """One file per cycle, made when its first row is written.
 
-    Lines are {"table": ..., "row": {...}} between {"batch": n} and {"committed": n}; a batch that
-    ends with {"abandoned": n} was rolled back, or its database's answer was lost.
+    Lines are {"table": ..., "row": {...}} between {"batch": n} and {"committed": n}; "changed" stands
+    for "row" where the row, told as it was, stays but for a pointer in it. A batch that ends with
+    {"abandoned": n} was rolled back, or its database's answer was lost.
     """
 
     def __init__(self, folder: Path, cycle: int, now: datetime) -> None:
@@ -39,14 +40,17 @@ class Exporter:
         self._batch = 0
         self._is_begun = False
 
-    def write(self, table: str, rows: Iterable[Mapping[str, Any]]) -> None:
+    def write(
+        self, table: str, rows: Iterable[Mapping[str, Any]], *, is_purged: bool = True
+    ) -> None:
         """Keep rows of a table. Raises GcdError."""
+        what = "row" if is_purged else "changed"
         for row in rows:
             if not self._is_begun:
                 self._is_begun = True
                 self._batch += 1
                 self._line({"batch": self._batch})
-            self._line({"table": table, "row": {name: plain(value) for name, value in row.items()}})
+            self._line({"table": table, what: {name: plain(value) for name, value in row.items()}})
 
     @contextmanager
     def batch(self) -> Iterator[None]:

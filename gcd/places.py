@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from itertools import pairwise
+from itertools import chain, pairwise
 
 from gcd.artifacts.registry import Registry
 from gcd.errors import BackendError, UnsafeTarget
@@ -108,13 +108,10 @@ class Places:
 
     def _named(self, candidate: Candidate, page: Sequence[Candidate]) -> Iterator[Place]:
         """Trees that the database names and that may be where the candidate's is, likely first."""
-        for each in page:
-            place = self.of(each.uri)
-            if place is not None:
-                yield place
+        uris = (uri for each in page for uri in (each.uri, each.archive_uri))
         location = (candidate.location or "").rstrip("/")
         prefix = location.removesuffix("/" + candidate.experiment_id)
-        for uri in self.store.some_trees(prefix, NAMED_TREES):
+        for uri in chain(uris, self.store.some_trees(prefix, NAMED_TREES)):
             place = self.of(uri)
             if place is not None:
                 yield place

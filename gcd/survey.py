@@ -5,6 +5,7 @@ It must never write, anywhere: `gcd plan`, a dry run and a cycle all decide by i
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -196,25 +197,29 @@ class Survey:
                     kept.setdefault(part.experiment_id, because(part, decision.keep[0]))
                 yield plan
         full = self.store.with_contents(group, held_models(holds))
-        plan = self.plan_page(full, holds).without(kept)
-        yield plan.without(self._kept_members(plan, holds))
+        yield self._with_members(self.plan_page(full, holds).without(kept), holds)
 
-    def _kept_members(self, plan: Plan, holds: HoldIndex) -> dict[str, Keep]:
-        """Experiments that a logged model or a trace in them keeps: none of it goes before the rest."""
-        found: dict[str, Keep] = {}
-        ids = [decision.candidate.id for decision in plan.collect]
-        for kind in (Kind.LOGGED_MODEL, Kind.TRACE) if ids else ():
-            for members in self.members(kind, ids, holds):
-                for decision in members.keep:
-                    part = decision.candidate
-                    found.setdefault(part.experiment_id, because(part, decision.keep[0]))
-        return found
+    def _with_members(self, plan: Plan, holds: HoldIndex) -> Plan:
+        """A plan of experiments with what goes with them; what keeps a part of one keeps all of it."""
+        kept: dict[str, Keep] = {}
+        going: dict[str, Counter[Kind]] = defaultdict(Counter)
+        for page in self.members(plan, holds):
+            for decision in page.keep:
+                part = decision.candidate
+                kept.setdefault(part.experiment_id, because(part, decision.keep[0]))
+            for decision in page.collect:
+                going[decision.candidate.experiment_id][decision.candidate.kind] += 1
+        return replace(plan.without(kept), members=going)
 
-    def members(self, kind: Kind, experiments: Sequence[str], holds: HoldIndex) -> Iterator[Plan]:
-        """What goes with experiments that are collected: logged models and traces, page by page."""
-        wanted = Wanted(experiments=tuple(experiments), is_member=True)
-        for page in self.store.candidates(kind, wanted, PAGE):
-            yield self.plan_page(page, holds, are_members=True)
+    def members(self, plan: Plan, holds: HoldIndex) -> Iterator[Plan]:
+        """What goes with the experiments that a plan collects: logged models, then traces, by page."""
+        experiments = tuple(
+            d.candidate.id for d in plan.collect if d.candidate.kind is Kind.EXPERIMENT
+        )
+        wanted = Wanted(experiments=experiments, is_member=True)
+        for kind in (Kind.LOGGED_MODEL, Kind.TRACE) if experiments else ():
+            for page in self.store.candidates(kind, wanted, PAGE):
+                yield self.plan_page(page, holds, are_members=True)
 
     def holds(self) -> HoldIndex:
         """Everything that may keep an entity or a tree, read now."""
@@ -274,16 +279,26 @@ class Survey:
         return None
 
     def measured(self, plan: Plan) -> dict[str, Usage]:
-        """Objects and bytes of the trees to collect, by entity, measured many at once."""
-        pairs = [
-            (d.candidate.id, target) for d in plan.collect for target in d.targets if has_tree(d)
-        ]
+        """Objects and bytes of the trees to collect, by entity, measured many at once.
+
+        An experiment's are those of the logged models and traces that go with it.
+        """
+        found: dict[str, Usage] = defaultdict(Usage)
+        for decision, usage in self._sizes(plan.collect):
+            found[decision.candidate.id] += usage
+        if plan.members:
+            for page in self.members(plan, self.holds()):
+                for decision, usage in self._sizes(page.collect):
+                    found[decision.candidate.experiment_id] += usage
+        return found
+
+    def _sizes(self, decisions: Sequence[Decision]) -> Iterator[tuple[Decision, Usage]]:
+        """Each tree that is to be collected, with its size."""
+        pairs = [(d, target) for d in decisions for target in d.targets if has_tree(d)]
         with ThreadPoolExecutor(self.settings.hands, thread_name_prefix="gcd-measure") as pool:
-            found: dict[str, Usage] = {}
             sizes = pool.map(self._measure, [target for _, target in pairs], chunksize=16)
-            for (entity, _), usage in zip(pairs, sizes, strict=True):
-                found[entity] = found.get(entity, Usage()) + usage
-            return found
+            for (decision, _), usage in zip(pairs, sizes, strict=True):
+                yield decision, usage
 
     def _measure(self, target: Target) -> Usage:
         return self.registry.open(target.place.scheme).measure(target)

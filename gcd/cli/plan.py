@@ -59,7 +59,7 @@ def run_plan(options: dict[str, Any], *, sizes: bool, as_json: bool) -> None:
 def planned(survey: Survey, summary: Summary, named: Named, *, sizes: bool) -> Iterator[Plan]:
     """The pages of a plan, counted as they pass."""
     for page in survey.plans():
-        usage = measured(survey, page) if sizes else None
+        usage = sum(survey.measured(page).values(), Usage()) if sizes else None
         summary.add(page, row_count(survey, page), usage)
         summary.feeding_both += survey.feeding_both(page)
         named.note(page)
@@ -72,18 +72,6 @@ def row_count(survey: Survey, page: Plan) -> int:
     for decision in page.collect:
         ids.setdefault(decision.candidate.kind, []).append(decision.candidate.id)
     return sum(sum(survey.store.row_counts(kind, each).values()) for kind, each in ids.items())
-
-
-def measured(survey: Survey, page: Plan) -> Usage:
-    """Objects and bytes of what a page collects, and of what goes with the experiments on it."""
-    found = sum(survey.measured(page).values(), Usage())
-    experiments = [d.candidate.id for d in page.collect if d.candidate.kind is Kind.EXPERIMENT]
-    if experiments:
-        holds = survey.holds()
-        for kind in (Kind.LOGGED_MODEL, Kind.TRACE):
-            for members in survey.members(kind, experiments, holds):
-                found += sum(survey.measured(members).values(), Usage())
-    return found
 
 
 def print_json(session: Session, now: datetime, summary: Summary, pages: Iterator[Plan]) -> None:

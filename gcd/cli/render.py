@@ -31,6 +31,8 @@ class Summary:
     """What a plan comes to; bounded, whatever the plan's length."""
 
     collect: Counter[Kind] = field(default_factory=Counter)
+    with_experiments: Counter[Kind] = field(default_factory=Counter)
+    """Logged models and traces that go with the experiments among them."""
     rows: int = 0
     usage: Usage | None = None
     kept: Counter[KeepReason] = field(default_factory=Counter)
@@ -42,6 +44,9 @@ class Summary:
     def add(self, plan: Plan, rows: int, usage: Usage | None) -> None:
         """Count one page."""
         self.collect.update(decision.candidate.kind for decision in plan.collect)
+        for decision in plan.collect:
+            if decision.candidate.kind is Kind.EXPERIMENT:
+                self.with_experiments.update(plan.members.get(decision.candidate.id, {}))
         self.rows += rows
         if usage is not None:
             self.usage = (self.usage or Usage()) + usage
@@ -63,6 +68,9 @@ def show_plan(out: Console, summary: Summary, policy: Policy, uri: str, now: dat
         begun = counted(summary.leftovers, "deletion")
         out.print(f"left over   {begun} of earlier cycles would be finished first", markup=False)
     out.print(Text(f"to collect  {amount(summary)}", style="bold" if summary.collect else ""))
+    if summary.with_experiments:
+        what = f"in the experiments {amounts(summary.with_experiments)} more"
+        out.print(f"            {what}", markup=False, style="dim")
     for decision in summary.samples:
         out.print(f"            {sample_line(decision)}", markup=False, style="dim")
     more = summary.collect.total() - len(summary.samples)
@@ -144,10 +152,12 @@ def summary_json(summary: Summary) -> dict[str, Any]:
     return {
         "collect": summary.collect.total(),
         "collect_by_kind": by_kind(summary.collect),
+        "with_experiments": by_kind(summary.with_experiments),
         "rows": summary.rows,
         "objects": summary.usage.objects if summary.usage else None,
         "bytes": summary.usage.bytes if summary.usage else None,
         "kept": {reason.value: count for reason, count in sorted(summary.kept.items())},
+        "feeding_both": summary.feeding_both,
         "leftovers": summary.leftovers,
     }
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -19,8 +20,6 @@ from gcd.cli.words import counted
 from gcd.durations import parse_duration
 from gcd.errors import GcdError, UsageError
 from gcd.store import orphans
-
-Found = list[tuple[str, str, int]]
 
 
 @click.command("sweep-rows")
@@ -40,7 +39,7 @@ def sweep_rows(dry_run: bool, yes: bool, wait: str | None, as_json: bool, **opti
     with open_session(options, read_only=dry_run) as session:
         asks = not (dry_run or yes or as_json) and sys.stdin.isatty() and sys.stderr.isatty()
         if dry_run or asks:
-            found = list(orphans.sweep(session.store, None, lambda: True))
+            found = orphans.count(session.store)
             show(found, "would be deleted", as_json=as_json)
             if dry_run or not found:
                 return
@@ -56,20 +55,21 @@ def delete(session: Session, wait: str | None, *, as_json: bool) -> None:
     lease = session.store.acquire(patience)
     try:
         with stopping() as stop:
-            found = list(orphans.sweep(session.store, lease, lambda: not stop.event.is_set()))
+            found = orphans.sweep(session.store, lease, lambda: not stop.event.is_set())
     finally:
         lease.release()
     show(found, "deleted", as_json=as_json)
     stop.check("stopped; what is left is found by the next one")
 
 
-def show(found: Found, what: str, *, as_json: bool) -> None:
+def show(found: Mapping[str, int], what: str, *, as_json: bool) -> None:
     """The rows by table."""
+    rows = sum(found.values())
     if as_json:
-        rows = [{"table": table, "meaning": why, "rows": count} for table, why, count in found]
-        click.echo(json.dumps({"rows": sum(count for _, _, count in found), "tables": rows}))
+        tables = [{"table": table, "rows": found[table]} for table in sorted(found)]
+        click.echo(json.dumps({"rows": rows, "tables": tables}))
         return
     out = console()
-    for table, why, count in found:
-        out.print(f"{count:>10,}  {table:<24} {why}", markup=False)
-    out.print(f"{counted(sum(count for _, _, count in found), 'row')} {what}", markup=False)
+    for table in sorted(found):
+        out.print(f"{found[table]:>10,}  {table}", markup=False)
+    out.print(f"{counted(rows, 'row')} {what}", markup=False)

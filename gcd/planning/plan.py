@@ -6,7 +6,7 @@ It must never have a second way to decide: `plan`, `explain`, the prompt and the
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from gcd.errors import BackendError, GcdError, UnsafeTarget
@@ -58,6 +58,8 @@ class Plan:
 
     collect: tuple[Decision, ...]
     keep: tuple[Decision, ...]
+    members: Mapping[str, Mapping[Kind, int]] = field(default_factory=dict)
+    """How many logged models and traces go with each experiment, by its id."""
 
     def without(self, extra: Mapping[str, Keep]) -> Plan:
         """The plan with candidates kept, by id, that a later look speaks against."""
@@ -69,7 +71,7 @@ class Plan:
             if decision.candidate.id in extra
         )
         collect = tuple(each for each in self.collect if each.candidate.id not in extra)
-        return Plan(collect, self.keep + kept)
+        return replace(self, collect=collect, keep=self.keep + kept)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Deletes rows in one transaction, children before parents; each row is exported first where asked.
+"""Deletes and changes rows in one transaction, children before parents, exported first where asked.
 
 It must never delete by anything but ids that its caller has locked or journalled, and never rely on
 the database's own cascades.
@@ -6,9 +6,10 @@ the database's own cascades.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Protocol, TypeVar
 
@@ -28,8 +29,10 @@ T = TypeVar("T")
 class Export(Protocol):
     """Where purged rows are kept before they are gone. Raises GcdError where it cannot write."""
 
-    def write(self, table: str, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Keep rows of a table."""
+    def write(
+        self, table: str, rows: Iterable[Mapping[str, Any]], *, is_purged: bool = True
+    ) -> None:
+        """Keep rows of a table as they are before they are purged, or changed."""
 
     def batch(self) -> AbstractContextManager[None]:
         """Around a transaction: what was written in it is marked by how it ended."""
@@ -45,11 +48,22 @@ class Eraser:
     conn: Connection
     schema: Schema
     export: Export | None = None
+    gone: Counter[str] = field(default_factory=Counter)
+    """Rows deleted so far, by table."""
 
     def delete(self, table: str, *where: sa.ColumnElement[bool]) -> int:
         """Delete the rows that fulfil all conditions; how many went."""
         self._export(table, *where)
-        return self.conn.execute(self.schema.table(table).delete().where(*where)).rowcount
+        rows = self.conn.execute(self.schema.table(table).delete().where(*where)).rowcount
+        self.gone[table] += rows
+        return rows
+
+    def update(self, table: str, values: Mapping[str, Any], *where: sa.ColumnElement[bool]) -> int:
+        """Change the rows that fulfil all conditions; how many were."""
+        self._export(table, *where, is_purged=False)
+        return self.conn.execute(
+            self.schema.table(table).update().where(*where).values(**values)
+        ).rowcount
 
     def delete_belongings(self, owner: str, ids: Sequence[Id]) -> int:
         """Delete every row that exists only for these rows of `owner` and that an index finds.
@@ -80,9 +94,8 @@ class Eraser:
 
     def clear(self, reference: Reference, ids: Sequence[Id]) -> None:
         """Empty the pointers that refer in this way."""
-        table = self.schema.table(reference.table)
         where = matching(self.schema, reference, ids)
-        self.conn.execute(table.update().where(*where).values({reference.column: None}))
+        self.update(reference.table, {reference.column: None}, *where)
 
     def export_belongings(self, owner: str, ids: Sequence[Id]) -> None:
         """Export now what `delete_some` will delete later: nothing can join it meanwhile."""
@@ -92,12 +105,12 @@ class Eraser:
             if reference.is_unbounded:
                 self._export(reference.table, *matching(self.schema, reference, ids))
 
-    def _export(self, table: str, *where: sa.ColumnElement[bool]) -> None:
+    def _export(self, table: str, *where: sa.ColumnElement[bool], is_purged: bool = True) -> None:
         if self.export is not None:
             query = sa.select(self.schema.table(table)).where(*where)
             options = {"yield_per": SLICE}
             with self.conn.execute(query, execution_options=options) as rows:
-                self.export.write(table, map(dict, rows.mappings()))
+                self.export.write(table, map(dict, rows.mappings()), is_purged=is_purged)
 
     def delete_some(self, reference: Reference, owner: Id, limit: int) -> int:
         """Delete at most `limit` of the rows that refer to one owner in this way, unexported."""

@@ -46,11 +46,8 @@ def correct(eraser: Eraser, experiment: int, table: str, column: str, owner: str
         for each, home in eraser.conn.execute(homes):
             by_home[home].append(each)
         for home, ids in by_home.items():
-            eraser.conn.execute(
-                rows.update()
-                .where(rows.c[column].in_(ids), rows.c.experiment_id == experiment)
-                .values(experiment_id=home)
-            )
+            where = rows.c[column].in_(ids), rows.c.experiment_id == experiment
+            eraser.update(table, {"experiment_id": home}, *where)
 
 
 # -- datasets ------------------------------------------------------------------------------------
@@ -130,9 +127,7 @@ def give_away(eraser: Eraser, uuid: str, name: str, digest: str, home: int) -> i
         )
     )
     if twin is None:
-        eraser.conn.execute(
-            datasets.update().where(datasets.c.dataset_uuid == uuid).values(experiment_id=home)
-        )
+        eraser.update("datasets", {"experiment_id": home}, datasets.c.dataset_uuid == uuid)
         return 0
     repoint(eraser, uuid, twin)
     return delete_datasets(eraser, [uuid])
@@ -142,9 +137,8 @@ def repoint(eraser: Eraser, uuid: str, twin: str) -> None:
     """Let everything that used one dataset use its twin; who used both keeps the twin's row."""
     if eraser.schema.has("logged_model_metrics", "dataset_uuid"):
         metrics = eraser.schema.table("logged_model_metrics")
-        eraser.conn.execute(
-            metrics.update().where(metrics.c.dataset_uuid == uuid).values(dataset_uuid=twin)
-        )
+        used = metrics.c.dataset_uuid == uuid
+        eraser.update("logged_model_metrics", {"dataset_uuid": twin}, used)
     if not eraser.schema.has("inputs", "source_id", "destination_id"):
         return
     inputs = eraser.schema.table("inputs")
@@ -159,13 +153,11 @@ def repoint(eraser: Eraser, uuid: str, twin: str) -> None:
     there = set(eraser.conn.execute(of(twin)).scalars())
     moved = [run for run in eraser.conn.execute(of(uuid)).scalars() if run not in there]
     for part in slices(moved):
-        eraser.conn.execute(
-            inputs.update()
-            .where(
-                inputs.c.source_type == "DATASET",
-                inputs.c.source_id == uuid,
-                inputs.c.destination_type == "RUN",
-                inputs.c.destination_id.in_(part),
-            )
-            .values(source_id=twin)
+        eraser.update(
+            "inputs",
+            {"source_id": twin},
+            inputs.c.source_type == "DATASET",
+            inputs.c.source_id == uuid,
+            inputs.c.destination_type == "RUN",
+            inputs.c.destination_id.in_(part),
         )

@@ -104,8 +104,7 @@ def settle_row(
         return Settled(delete_row(eraser, reference.table, row, same), 0)
     old = str(row[reference.column])
     new = REDACTED_RUN if reference.action is Action.REDACT else unlisted(old, ids)
-    changed = table.update().where(*same).values({reference.column: new})
-    return Settled(0, eraser.conn.execute(changed).rowcount)
+    return Settled(0, eraser.update(reference.table, {reference.column: new}, *same))
 
 
 def delete_row(
@@ -116,7 +115,7 @@ def delete_row(
     if name == "assessments" and "overrides" in table.c:
         # The one that overrode it is on the same trace, which has an index; `overrides` has none.
         overriding = table.c.trace_id == row["trace_id"], table.c.overrides == row["assessment_id"]
-        eraser.conn.execute(table.update().where(*overriding).values(overrides=None))
+        eraser.update(name, {"overrides": None}, *overriding)
     gone = eraser.delete_belongings("jobs", [row["id"]]) if name == "jobs" else 0
     return gone + eraser.delete(name, *same)
 

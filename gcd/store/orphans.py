@@ -1,160 +1,224 @@
-"""Rows without an owner, which earlier `mlflow gc` runs left: found page by page, then deleted.
+"""Rows without an owner, which earlier `mlflow gc` runs left: counted by table, or deleted page by page.
 
 It must never delete a row whose owner is there, nor any entity itself.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from gcd.store.eraser import SLICE, Eraser, matching, slices
+from gcd.store.eraser import SLICE, Eraser, slices
 from gcd.store.lease import Lease
 from gcd.store.references import ALL, ENTITY_TABLES, OWNERS, Action, Reference
 from gcd.store.schema import Schema
 from gcd.store.tracking import TrackingStore
 
-PARTS = frozenset({"inputs"})
+PARTS = frozenset({"inputs", "scorers", "datasets", "label_schemas", "issues"})
 """Owners that are no entities, and whose belongings have no foreign key."""
+SWEPT = (frozenset(ENTITY_TABLES.values()) | PARTS) - {"jobs"}
 DELETED_VERSION = "Deleted_Internal"
+VERSION_TAGS = "model_version_tags"
+FEW = 100
+"""Model versions in one condition."""
+NUMBER = "^[0-9]{1,18}$"
 
 
-def kinds(schema: Schema) -> Iterator[Reference]:
-    """The ways to refer that no foreign key guards, as far as they exist here."""
+def unguarded(schema: Schema) -> Iterator[Reference]:
+    """The ways to belong to somebody that no foreign key guards, as far as they exist here."""
     keyed = {(key.table, key.column) for key in schema.catalogue.foreign_keys}
-    owners = {*ENTITY_TABLES.values(), *PARTS} - {"jobs"}
-    for reference in ALL:
-        columns = (reference.column, *(column for column, _ in reference.where))
-        is_here = schema.has(reference.table, *columns) and schema.has(reference.to)
-        is_link = reference.action is Action.DELETE and reference.to in owners
-        if is_here and is_link and (reference.table, reference.column) not in keyed:
+    for reference in belonging(schema):
+        if reference.to in SWEPT and (reference.table, reference.column) not in keyed:
             yield reference
 
 
-def sweep(
-    store: TrackingStore, lease: Lease | None, goes_on: Callable[[], bool]
-) -> Iterator[tuple[str, str, int]]:
-    """(table, what it was, rows) for each way in which rows have lost their owner.
+def belonging(schema: Schema) -> Iterator[Reference]:
+    """Every way to belong to somebody that exists here."""
+    for reference in ALL:
+        columns = (reference.column, *(column for column, _ in reference.where))
+        is_here = schema.has(reference.table, *columns) and schema.has(reference.to)
+        if is_here and reference.action is Action.DELETE:
+            yield reference
 
-    Without a lease the rows are only counted.
-    """
-    for reference in kinds(store.schema):
-        rows = 0
-        for ids in ownerless(store, reference):
-            rows += settle(store, lease, reference, ids)
-            if not goes_on():
-                break
-        if rows:
-            yield reference.table, f"{reference.meaning}, of {reference.to} that are gone", rows
-    rows = version_tags(store, lease)
-    if rows:
-        yield "model_version_tags", "tags of deleted model versions", rows
+
+# -- conditions ------------------------------------------------------------------------------------
+
+
+def naming(reference: Reference, rows: sa.FromClause, owner: sa.FromClause) -> sa.Exists:
+    """That the owner which a row names is among those of `owner`, as the database compares them."""
+    named = value(reference, rows)
+    return sa.exists().where(owner.c[OWNERS[reference.to]] == named)
+
+
+def value(reference: Reference, rows: sa.FromClause) -> sa.ColumnElement[Any]:
+    """What a row names; NULL where a number is needed and it is none."""
+    column = rows.c[reference.column]
+    if not reference.is_text:
+        return column
+    return sa.case((column.regexp_match(NUMBER), sa.cast(column, sa.BigInteger)))
+
+
+def says(reference: Reference, rows: sa.FromClause) -> list[sa.ColumnElement[bool]]:
+    """That a row refers in this way at all."""
+    fixed = [rows.c[column].in_(values) for column, values in reference.where]
+    return [*fixed, value(reference, rows).is_not(None)]
+
+
+def is_ownerless(
+    schema: Schema, reference: Reference, rows: sa.FromClause
+) -> sa.ColumnElement[bool]:
+    """That a row refers in this way to what is not there."""
+    owner = schema.table(reference.to).alias()
+    return sa.and_(*says(reference, rows), ~naming(reference, rows, owner))
+
+
+def goes(schema: Schema, table: str, rows: sa.FromClause) -> list[sa.ColumnElement[bool]]:
+    """Why a row would be deleted: it has lost an owner, or belongs to a row that has."""
+    found = [
+        is_ownerless(schema, reference, rows)
+        for reference in unguarded(schema)
+        if reference.table == table
+    ]
+    for reference in belonging(schema):
+        if reference.table == table and reference.to not in ENTITY_TABLES.values():
+            owner = schema.table(reference.to).alias()
+            with_it = goes(schema, reference.to, owner)
+            if with_it:
+                named = naming(reference, rows, owner).where(sa.or_(*with_it))
+                found.append(sa.and_(*says(reference, rows), named))
+    if table == VERSION_TAGS and schema.has(table, "name", "version"):
+        versions = schema.table("model_versions").alias()
+        same = [versions.c[name] == rows.c[name] for name in version_key(schema)]
+        found.append(sa.exists().where(versions.c.current_stage == DELETED_VERSION, *same))
+    return found
+
+
+def version_key(schema: Schema) -> tuple[str, ...]:
+    """The columns that name a model version."""
+    is_shared = schema.has("model_versions", "workspace") and schema.has(VERSION_TAGS, "workspace")
+    return ("name", "version", "workspace") if is_shared else ("name", "version")
+
+
+# -- counting and deleting -------------------------------------------------------------------------
+
+
+def count(store: TrackingStore) -> Counter[str]:
+    """How many rows of each table `sweep` would delete, each counted once."""
+    found: Counter[str] = Counter()
+    for table in sorted({reference.table for reference in ALL}):
+        if not store.schema.has(table):
+            continue
+        rows = store.schema.table(table)
+        reasons = goes(store.schema, table, rows)
+        if reasons:
+            query = sa.select(sa.func.count()).select_from(rows).where(sa.or_(*reasons))
+            with store.reading() as conn:
+                found[table] = conn.scalar(query) or 0
+    return +found
+
+
+def sweep(store: TrackingStore, lease: Lease, goes_on: Callable[[], bool]) -> Counter[str]:
+    """Delete the rows that have lost their owner; how many of each table went."""
+    gone: Counter[str] = Counter()
+    for delete in deletions(store):
+        if not goes_on():
+            break
+
+        def transaction(conn: Connection, delete: Deletion = delete) -> Counter[str]:
+            lease.confirm(conn)
+            eraser = store.eraser(conn)
+            delete(eraser)
+            return eraser.gone
+
+        gone += store.retried(transaction, is_exported=True)
+    return gone
+
+
+Deletion = Callable[[Eraser], object]
+
+
+def deletions(store: TrackingStore) -> Iterator[Deletion]:
+    """What is to be deleted, one transaction each; it is looked for once more in there."""
+    for reference in unguarded(store.schema):
+        for values in ownerless(store, reference):
+            yield deletion(reference, values)
+    with store.reading() as conn:
+        versions = conn.execute(deleted_versions(store.schema)).all()
+    for part in slices(versions, FEW):
+        yield deletion_of_tags(part)
 
 
 def ownerless(store: TrackingStore, reference: Reference) -> Iterator[list[Any]]:
-    """Values of the referring column that name no row of the owner's table, page by page."""
-    schema = store.schema
-    table = schema.table(reference.table)
-    column = table.c[reference.column]
-    fixed = [table.c[name].in_(values) for name, values in reference.where]
+    """What is named in this way and not there, page by page."""
+    column = store.schema.table(reference.table).c[reference.column]
     after: Any = None
     while True:
-        query = sa.select(column).where(*fixed, column.is_not(None)).distinct()
+        query = missing(store.schema, reference)
         if after is not None:
             query = query.where(column > after)
         with store.reading() as conn:
-            page = conn.execute(query.order_by(column).limit(SLICE)).scalars().all()
-            missing = without_owner(conn, schema, reference, page)
+            page = list(conn.execute(query.order_by(column).limit(SLICE)).scalars())
         if not page:
             return
-        if missing:
-            yield missing
+        yield page
         after = page[-1]
 
 
-def without_owner(
-    conn: Connection, schema: Schema, reference: Reference, values: Sequence[Any]
-) -> list[Any]:
-    """Those of the values that are no key of an owner; what can be no number names none."""
-    key = schema.table(reference.to).c[OWNERS[reference.to]]
-    wanted = [value for value in values if not reference.is_text or str(value).isdecimal()]
-    native = [int(value) for value in wanted] if reference.is_text else wanted
-    there = {str(each) for each in conn.execute(sa.select(key).where(key.in_(native))).scalars()}
-    return [value for value in wanted if str(value) not in there]
+def missing(schema: Schema, reference: Reference) -> sa.Select[*tuple[Any, ...]]:
+    """The values of the referring column that name what is not there."""
+    rows = schema.table(reference.table)
+    found = sa.select(rows.c[reference.column]).where(is_ownerless(schema, reference, rows))
+    return found.distinct()
 
 
-def settle(
-    store: TrackingStore, lease: Lease | None, reference: Reference, ids: Sequence[Any]
-) -> int:
-    """Count the rows that refer to these, or delete them after looking once more."""
-    if lease is None:
-        with store.reading() as conn:
-            table = store.schema.table(reference.table)
-            where = matching(store.schema, reference, ids)
-            query = sa.select(sa.func.count()).select_from(table).where(*where)
-            return conn.scalar(query) or 0
-    holder = lease
+def deletion(reference: Reference, values: Sequence[Any]) -> Deletion:
+    """The rows that name these in this way, with what belongs to them."""
 
-    def transaction(conn: Connection) -> int:
-        holder.confirm(conn)
-        gone = without_owner(conn, store.schema, reference, ids)
-        return store.eraser(conn).delete_referring(reference, gone) if gone else 0
+    def delete(eraser: Eraser) -> None:
+        column = eraser.schema.table(reference.table).c[reference.column]
+        still = missing(eraser.schema, reference).where(column.in_(values))
+        gone = eraser.conn.execute(still).scalars().all()
+        if gone:
+            eraser.delete_referring(reference, gone)
 
-    return store.retried(transaction, is_exported=True)
+    return delete
 
 
-def version_tags(store: TrackingStore, lease: Lease | None) -> int:
-    """Tags of model versions that MLflow deleted, which it leaves behind."""
-    schema = store.schema
-    if not schema.has("model_version_tags", "name", "version"):
-        return 0
-    versions, rows = schema.table("model_versions"), 0
-    query = sa.select(versions.c.name, versions.c.version).where(
-        versions.c.current_stage == DELETED_VERSION
+def deleted_versions(schema: Schema) -> sa.Select[*tuple[Any, ...]]:
+    """The keys of the model versions that MLflow deleted, whose tags it leaves behind."""
+    if not (schema.has(VERSION_TAGS, "name", "version") and schema.has("model_versions", "name")):
+        return sa.select(sa.null()).where(sa.false())
+    versions = schema.table("model_versions")
+    key = [versions.c[name] for name in version_key(schema)]
+    return sa.select(*key).where(versions.c.current_stage == DELETED_VERSION)
+
+
+def deletion_of_tags(part: Sequence[Sequence[Any]]) -> Deletion:
+    """The tags of some model versions that are deleted."""
+
+    def delete(eraser: Eraser) -> None:
+        schema = eraser.schema
+        versions, tags = schema.table("model_versions"), schema.table(VERSION_TAGS)
+        still = deleted_versions(schema).where(any_of(schema, versions, part))
+        gone = eraser.conn.execute(still).all()
+        if gone:
+            eraser.delete(VERSION_TAGS, any_of(schema, tags, gone))
+
+    return delete
+
+
+def any_of(
+    schema: Schema, table: sa.TableClause, keys: Sequence[Sequence[Any]]
+) -> sa.ColumnElement[bool]:
+    """That a row is of one of these model versions."""
+    names = version_key(schema)
+    return sa.or_(
+        *(
+            sa.and_(*(table.c[name] == part for name, part in zip(names, key, strict=True)))
+            for key in keys
+        )
     )
-    if schema.has("model_versions", "workspace"):
-        query = query.add_columns(versions.c.workspace)
-    with store.reading() as conn:
-        deleted = conn.execute(query).all()
-    for part in slices(deleted):
-        rows += settle_version_tags(store, lease, part)
-    return rows
-
-
-def settle_version_tags(
-    store: TrackingStore, lease: Lease | None, part: Sequence[Sequence[Any]]
-) -> int:
-    """Count or delete the tags of some deleted model versions."""
-    tags = store.schema.table("model_version_tags")
-    columns = [tags.c.name, tags.c.version]
-    if len(part[0]) > len(columns):
-        columns.append(tags.c.workspace)
-
-    def condition(row: Sequence[Any]) -> sa.ColumnElement[bool]:
-        return sa.and_(*(c == value for c, value in zip(columns, row, strict=True)))
-
-    rows = 0
-    for few in slices(part, 100):
-        where = sa.or_(*map(condition, few))
-        if lease is None:
-            with store.reading() as conn:
-                query = sa.select(sa.func.count()).select_from(tags).where(where)
-                rows += conn.scalar(query) or 0
-            continue
-        rows += store.retried(deleting(store.eraser, lease, where), is_exported=True)
-    return rows
-
-
-def deleting(
-    eraser: Callable[[Connection], Eraser], lease: Lease, where: sa.ColumnElement[bool]
-) -> Callable[[Connection], int]:
-    """A transaction that deletes tags of model versions under the lease."""
-
-    def transaction(conn: Connection) -> int:
-        lease.confirm(conn)
-        return eraser(conn).delete("model_version_tags", where)
-
-    return transaction

@@ -83,7 +83,7 @@ def purge(eraser: Eraser, lease: Lease, batch: Batch, rejudge: Rejudge, at_ms: i
     """
     conn, schema = eraser.conn, eraser.schema
     wanted = {item.candidate.id: item for item in batch.items}
-    parents = lock(conn, schema, Kind.EXPERIMENT, list(batch.within))
+    parents = lock_parents(conn, schema, batch)
     locked = lock(conn, schema, batch.kind, list(wanted))
     lease.confirm(conn)
     kept = {
@@ -111,7 +111,23 @@ def stands(item: Item, batch: Batch, parents: Mapping[str, str]) -> bool:
     return not batch.within or (parent is not None and parents.get(parent.id) == parent.token)
 
 
-def lock(conn: Connection, schema: Schema, kind: Kind, ids: Sequence[str]) -> dict[str, str]:
+def lock_parents(conn: Connection, schema: Schema, batch: Batch) -> dict[str, str]:
+    """Lock the experiments of a batch, so that a hold on one wins or waits; tokens of those that go.
+
+    Those that stay are shared with whoever logs to them.
+    """
+    if batch.within:
+        return lock(conn, schema, Kind.EXPERIMENT, list(batch.within))
+    if batch.kind in (Kind.RUN, Kind.LOGGED_MODEL):
+        named = {item.candidate.experiment_id for item in batch.items}
+        experiments = [each for each in named if each.isdigit()]
+        lock(conn, schema, Kind.EXPERIMENT, experiments, is_shared=True)
+    return {}
+
+
+def lock(
+    conn: Connection, schema: Schema, kind: Kind, ids: Sequence[str], *, is_shared: bool = False
+) -> dict[str, str]:
     """Lock entities in the order of their ids and return the token of each that is there."""
     if not ids:
         return {}
@@ -121,7 +137,7 @@ def lock(conn: Connection, schema: Schema, kind: Kind, ids: Sequence[str]) -> di
         .select_from(table)
         .where(key.in_(native(kind, ids)))
         .order_by(key)
-        .with_for_update()
+        .with_for_update(read=is_shared)
     )
     return {str(entity): token(found, at) for entity, found, at in conn.execute(query)}
 

@@ -6,7 +6,7 @@ It must never write, and never load an entity's children.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -366,9 +366,19 @@ def finished_jobs(
     ]
 
 
-def some_trees(conn: Connection, schema: Schema, prefix: str, limit: int) -> list[str]:
-    """Artifact URIs of runs below a URI, as many as are worth looking for."""
-    runs = schema.table("runs")
+def some_trees(schema: Schema, prefix: str, limit: int) -> Iterator[sa.Select[*tuple[Any, ...]]]:
+    """A query per table that names artifact URIs below a URI, for as many as are worth looking for."""
     escaped = prefix.replace("!", "!!").replace("%", "!%").replace("_", "!_")
-    below = runs.c.artifact_uri.like(escaped + "/%", escape="!")
-    return list(conn.execute(sa.select(runs.c.artifact_uri).where(below).limit(limit)).scalars())
+
+    def below(
+        uri: sa.ColumnElement[Any], *where: sa.ColumnElement[bool]
+    ) -> sa.Select[*tuple[Any, ...]]:
+        named = uri.like(escaped + "/%", escape="!")
+        return sa.select(uri).where(named, *where).limit(limit)
+
+    yield below(schema.table("runs").c.artifact_uri)
+    if schema.has("logged_models", "artifact_location"):
+        yield below(schema.table("logged_models").c.artifact_location)
+    if schema.has("trace_tags", "key", "value"):
+        tags = schema.table("trace_tags").c
+        yield below(tags.value, tags.key.in_(TRACE_PLACES))

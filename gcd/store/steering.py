@@ -50,7 +50,7 @@ def place_hold(
     """
 
     def transaction(conn: sa.Connection) -> None:
-        if not lock(conn, store.schema, kind, [entity]):
+        if entity not in lock(conn, store.schema, kind, [entity]):
             raise GcdError(why_gone(conn, kind, entity))
         conn.execute(holds.delete().where(*named(kind, entity)))
         values = {

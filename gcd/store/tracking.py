@@ -132,7 +132,8 @@ class TrackingStore:
         """Candidates of a kind by id, page by page; each page is read in a transaction of its own."""
         if wanted.ids is not None:
             for part in slices(wanted.ids, limit):
-                yield self.page(kind, replace(wanted, ids=tuple(part)), limit=limit)
+                found = self.page(kind, replace(wanted, ids=tuple(part)), limit=limit)
+                yield [each for each in found if each.id in part]  # MySQL finds other cases too
             return
         after = None
         while page := self.page(kind, wanted, after=after, limit=limit):
@@ -203,10 +204,12 @@ class TrackingStore:
         with self.reading() as conn:
             return holds.entities_inside(conn, self.schema, segments)
 
-    def some_trees(self, prefix: str, limit: int) -> list[str]:
-        """Artifact URIs that the database names below a URI."""
-        with self.reading() as conn:
-            return read.some_trees(conn, self.schema, prefix, limit)
+    def some_trees(self, prefix: str, limit: int) -> Iterator[str]:
+        """Artifact URIs that the database names below a URI, at most `limit` of each kind."""
+        for query in read.some_trees(self.schema, prefix, limit):
+            with self.reading() as conn:
+                found = list(conn.execute(query).scalars())
+            yield from found
 
     def counts(self) -> Mapping[Kind, int]:
         """How many entities of each kind there are."""

@@ -37,8 +37,6 @@ from tests.whole import (
     whole,
 )
 
-pytestmark = pytest.mark.unfinished
-
 
 def look(store: RealStore) -> Snapshot:
     """The store now."""

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import pytest
 import sqlalchemy as sa
 from mlflow import MlflowException
 
@@ -34,8 +33,6 @@ CYCLE = ("gc", "--older-than", "1h", "--yes")
 SMALL = {"GCD_PURGE__BATCH_RUNS": "3"}
 PATIENCE = 0.7
 """Seconds that an action may take while gcd stands still: then it waits for gcd, and gcd goes on."""
-
-pytestmark = pytest.mark.unfinished
 
 
 @dataclass

@@ -62,8 +62,6 @@ ON_ONE = pytest.mark.parametrize("server", ["sqlite"], indirect=True)
 """For what no database has a part in."""
 NOTHING = {"run": 0, "logged_model": 0, "experiment": 0, "trace": 0, "job": 0}
 
-pytestmark = pytest.mark.unfinished
-
 
 def look(store: RealStore) -> Snapshot:
     """The store now."""

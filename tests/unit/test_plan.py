@@ -297,10 +297,10 @@ def test_an_experiment_stays_for_what_it_is_and_what_is_in_it(
     assert reasons(candidate, sites={**WORLD["sites"], **SITES}) == [reason]
 
 
-@pytest.mark.unfinished
-def test_an_experiment_below_a_root_that_is_not_there_stays() -> None:
+def test_an_empty_experiment_needs_no_root_what_is_in_it_does() -> None:
     lost = {ROOT: Root(ROOT, Probe(is_there=False))}
-    assert reasons(EXPERIMENT, roots=lost) == [KeepReason.UNREACHABLE]
+    assert reasons(EXPERIMENT, roots=lost) == []
+    assert reasons(RUN, roots=lost) == [KeepReason.UNREACHABLE]
 
 
 def test_files_in_the_folder_of_an_experiment_are_not_its_own_and_do_not_keep_it() -> None:
@@ -320,7 +320,6 @@ def test_a_job_has_no_files_and_needs_no_root() -> None:
     assert reasons(replace(JOB, deleted_at=NOW), sites={}, roots={}) == [KeepReason.TOO_YOUNG]
 
 
-@pytest.mark.unfinished
 def test_what_people_decided_and_what_is_in_use_is_told_before_age_and_place() -> None:
     busy = replace(
         EXPERIMENT,
@@ -331,15 +330,13 @@ def test_what_people_decided_and_what_is_in_use_is_told_before_age_and_place() -
     )
     tag = Hold(KeepReason.HELD, "tag gcd.hold", entity_id="experiment/1")
     policy = replace(WORLD["policy"], exclude=("prod",))
-    sick = {ROOT: replace(GOOD, failures=1)}
-    assert reasons(busy, holds=[(tag, None)], policy=policy, roots=sick) == [
+    assert reasons(busy, holds=[(tag, None)], policy=policy) == [
         KeepReason.DEFAULT_EXPERIMENT,
         KeepReason.EXCLUDED,
         KeepReason.HELD,
         KeepReason.IN_USE,
         KeepReason.TOO_YOUNG,
         KeepReason.HAS_LIVE_CHILDREN,
-        KeepReason.ROOT_UNHEALTHY,
     ]
 
 
