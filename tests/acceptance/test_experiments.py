@@ -550,8 +550,9 @@ def test_a_trace_logged_between_plan_and_purge_stays(store: RealStore, table: st
 
 LOCKED = (
     r"SELECT experiments\.experiment_id, experiments\.lifecycle_stage, experiments\.last_update"
+    r"[^;]* FOR UPDATE"
 )
-"""How a purge locks experiments: once for the models in them, once for the traces, then to purge them."""
+"""How a purge locks experiments that go: once for the models in them, once for the traces, then to purge them."""
 
 
 @pytest.mark.parametrize("server", ["postgresql", "mariadb"], indirect=True)
