@@ -33,7 +33,7 @@ from gcd.sweep import sweep
 
 SWEEP_PAGE = 500
 """Entries swept after one reading of the holds."""
-SETTLED = 100
+SETTLED = 500
 """Outcomes settled in one transaction."""
 
 FAILED = frozenset({Result.DEFERRED, Result.LOCKED, Result.STUCK})

@@ -24,7 +24,7 @@ from gcd.errors import (
 from gcd.logs import mask
 from gcd.model import Entry, Kind, Outcome, Place, Result, Root, Target
 
-GROUP = 200
+GROUP = 500
 """Sweeps made durable by one flush."""
 AHEAD = 4
 """Entries handed out per hand, so that none waits while outcomes are flushed and settled."""

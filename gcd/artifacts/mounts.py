@@ -22,6 +22,8 @@ class Mount(NamedTuple):
 
     id: int
     device: int
+    root: str
+    """What of the file system is mounted: more than "/" is left out by a bind mount."""
     point: str
     fstype: str
     source: str
@@ -46,7 +48,7 @@ class MountTable(NamedTuple):
         ext4, btrfs, zfs:  the file system's UUID (as `f_fsid`) and the inode
         tmpfs, overlay:    the same; theirs is new with every mount, as is what is on them
         XFS, NFS, others:  what is mounted ("/dev/mapper/vg-data", "server:/export") and the inode
-        FUSE:              what is mounted and the path below it; inodes there may be made up
+        FUSE:              what is mounted and the path on it; inodes there may be made up
         no mount table:    device and inode
         """
         info = os.fstat(fd)
@@ -56,7 +58,8 @@ class MountTable(NamedTuple):
         if row is None:
             return f"{info.st_dev}:{info.st_ino}"
         if row.fstype.startswith("fuse"):
-            path = (true_path(fd) or "").removeprefix(row.point).strip("/")
+            below = (true_path(fd) or "").removeprefix(row.point).strip("/")
+            path = f"{row.root}/{below}".strip("/")
             return f"{row.fstype}:{row.source}:/{path}"
         fsid = os.fstatvfs(fd).f_fsid if row.fstype in LASTING_FSID else 0
         return f"{row.fstype}:{f'{fsid:x}' if fsid else row.source}:{info.st_ino}"
@@ -97,8 +100,8 @@ def _parse(table: bytes) -> MountTable:
         before, _, after = line.partition(b" - ")
         fields, (fstype, source) = before.split(b" "), after.split(b" ")[:2]
         device = os.makedev(*map(int, fields[2].split(b":")))
-        point = _unescape(fields[4])
-        rows.append(Mount(int(fields[0]), device, point, fstype.decode(), _unescape(source)))
+        root, point = _unescape(fields[3]), _unescape(fields[4])
+        rows.append(Mount(int(fields[0]), device, root, point, fstype.decode(), _unescape(source)))
     return MountTable(tuple(rows))
 
 

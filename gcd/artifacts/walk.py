@@ -152,7 +152,7 @@ class _Position:
             return None
         if unlock and _is_locked_by_mode(info):
             with suppress(OSError):  # what it forbids will be reported where it forbids it
-                os.fchmod(fd, info.st_mode & 0o7777 | 0o700)
+                os.fchmod(fd, info.st_mode & 0o777 | 0o700)
         self._move(fd)
         folder = _Folder(name, (info.st_dev, info.st_ino), changed_ns=info.st_mtime_ns)
         self.folders.append(folder)
@@ -194,7 +194,7 @@ class _Position:
             info = os.fstat(fd)
             if info.st_dev != self.device or not _is_locked_by_mode(info):
                 return False
-            os.chmod(f"/proc/self/fd/{fd}", info.st_mode & 0o7777 | 0o700)  # fchmod needs reading
+            os.chmod(f"/proc/self/fd/{fd}", info.st_mode & 0o777 | 0o700)  # fchmod needs reading
             return True
         except FileNotFoundError:  # no /proc
             return False

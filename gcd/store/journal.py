@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -41,6 +42,7 @@ CHILDREN_LEFT = 2
 LOOK_AGAIN = timedelta(days=1)
 """MLflow accepts uploads to a deleted run: a tree that changed this recently is looked at twice."""
 
+FREED = frozenset({"objects", "bytes"})
 NOWHERE = Scope(destination=None, hosts=frozenset(), roots=())
 
 
@@ -164,12 +166,22 @@ def known(milliseconds: int) -> datetime:
 
 def settle(conn: Connection, outcomes: Iterable[Outcome], now: datetime) -> None:
     """Write what became of swept entries; `settle`, `defer` and `park` in one."""
+    rows: dict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
     for outcome in outcomes:
+        columns = settlement(outcome, now)
+        new = {f"new_{name}": value for name, value in columns.items()}
+        rows[tuple(columns)].append({"entry": outcome.entry.id, **new})
+    for names, values in rows.items():
+        changed = {name: changed_to(name) for name in names}
         conn.execute(
-            journal.update()
-            .where(journal.c.id == outcome.entry.id)
-            .values(settlement(outcome, now))
+            journal.update().where(journal.c.id == sa.bindparam("entry")).values(changed), values
         )
+
+
+def changed_to(name: str) -> sa.ColumnElement[Any]:
+    """What a column is set to: what was freed is added up over the looks at a tree."""
+    new: sa.ColumnElement[Any] = sa.bindparam(f"new_{name}", type_=journal.c[name].type)
+    return sa.func.coalesce(journal.c[name], 0) + new if name in FREED else new
 
 
 def settlement(outcome: Outcome, now: datetime) -> dict[str, Any]:
@@ -197,12 +209,8 @@ def swept(outcome: Outcome, now: datetime) -> dict[str, Any]:
         "swept_ms": to_millis(now),
         "error": None,
         "attempts": entry.attempts + 1,
-        "objects": journal.c.objects + outcome.usage.objects
-        if entry.is_second_look
-        else outcome.usage.objects,
-        "bytes": journal.c.bytes + outcome.usage.bytes
-        if entry.is_second_look
-        else outcome.usage.bytes,
+        "objects": outcome.usage.objects,
+        "bytes": outcome.usage.bytes,
         "state": EntryState.DONE.value,
     }
     is_late = outcome.changed_at is not None and now - outcome.changed_at < LOOK_AGAIN
