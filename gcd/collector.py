@@ -9,7 +9,8 @@ import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from typing import Protocol
 
 from sqlalchemy.engine import Connection
@@ -34,6 +35,8 @@ from gcd.sweep import sweep
 SWEEP_PAGE = 500
 """Entries swept after one reading of the holds."""
 SETTLED = 500
+WAITING = 5.0
+"""Seconds between two looks while commits settle."""
 """Outcomes settled in one transaction."""
 
 FAILED = frozenset({Result.DEFERRED, Result.LOCKED, Result.STUCK})
@@ -46,6 +49,9 @@ NUMBERED = frozenset({Kind.EXPERIMENT, Kind.JOB})
 class Observer(Protocol):
     """Somebody who wants to know how far a cycle is."""
 
+    def began(self, cycle: int) -> None:
+        """The cycle has its number."""
+
     def planned(self, plan: Plan) -> None:
         """A page was planned."""
 
@@ -57,6 +63,9 @@ class Observer(Protocol):
 
     def swept(self, outcome: Outcome) -> None:
         """An entry was swept, or not."""
+
+    def waits(self) -> None:
+        """It waits on purpose, and still does."""
 
 
 @dataclass(slots=True)
@@ -79,6 +88,8 @@ class Step:
     decisions: tuple[Decision, ...]
     within: Mapping[str, Candidate] = field(default_factory=dict)
     is_giant: bool = False
+    is_canary: bool = False
+    """Its trees go at once: they show whether those of the others would."""
 
 
 class Collector:
@@ -96,6 +107,8 @@ class Collector:
         self.number = 0
         self.tally = Tally()
         self._began = clock.monotonic()
+        self._last_due: datetime | None = None
+        """When the last tree of what this cycle purged is due."""
         self._proved: set[Place] = set()
         self._closed: dict[Place, Keep] = {}
         self._blocked: dict[str, Keep] = {}
@@ -106,11 +119,13 @@ class Collector:
     def collect(self) -> Report:
         """Run the cycle; what stops all of it is noted in the history and raised."""
         self.number = self.store.begin_cycle(self.lease, self.survey.now)
+        self.observer.began(self.number)
         try:
             self.survey.choose()
             with exporting(self.store, self.settings, self.number, self.survey.now):
                 self._leftovers()
                 self._collect_pages()
+                self._let_commits_settle()
                 self._leftovers()
             self.store.forget_seen(self.lease)
             self.store.prune(self.lease, self.survey.now - self.settings.keep_history)
@@ -123,6 +138,17 @@ class Collector:
         """Finish what is journalled: rows first, then trees."""
         self.tally.rows += self._finish_rows()
         self._sweep_due()
+
+    def _let_commits_settle(self) -> None:
+        """Wait until the trees of what this cycle purged may go, or until it is asked to stop."""
+        until = self._last_due
+        while until is not None and not self.stop.is_set():
+            left = (until - self.store.now()).total_seconds()
+            if left <= 0:
+                return
+            self.observer.waits()
+            self.lease.offer(self.stop)
+            self.stop.wait(min(left, WAITING))
 
     def _finish_rows(self) -> int:
         return finish_rows(self.store, self.lease, self.settings.batch_rows, self._goes_on)
@@ -236,7 +262,7 @@ class Collector:
                 self._remember(root)
             purged: set[str] = set()
             for step in self._packed(list(canaries.values()), within):
-                purged |= self._purge(step)
+                purged |= self._purge(replace(step, is_canary=True))
             self._sweep_due()
             self._proved |= {r for r, d in canaries.items() if d.candidate.id in purged}
         return taken
@@ -298,7 +324,7 @@ class Collector:
             else:
                 self._stay(step, decision.candidate, against)
         kept = tuple(standing)
-        return Step(step.kind, kept, step.within, step.is_giant) if kept else None
+        return replace(step, decisions=kept) if kept else None
 
     def _stay(self, step: Step, candidate: Candidate, keep: Keep) -> None:
         """An entity stays after all; what is a part of an experiment keeps that."""
@@ -316,8 +342,11 @@ class Collector:
 
         self.store.check_unchanged()
         items = tuple(self._item(decision) for decision in step.decisions)
-        batch = Batch(self.number, step.kind, items, step.within, step.is_giant)
+        delay = timedelta(0) if step.is_canary else self.settings.sweep_delay
+        batch = Batch(self.number, step.kind, items, step.within, step.is_giant, delay)
         done = self.store.purge(self.lease, batch, judged)
+        if done.ids and delay:
+            self._last_due = self.store.now() + delay
         for entity, keep in done.kept.items():
             self._stay(step, by_id[entity].candidate, keep)
         rows = done.rows + (self._finish_rows() if step.is_giant else 0)

@@ -64,6 +64,8 @@ class Settings:
     quota: Quota = field(default_factory=Quota)
     max_share: float | None = None
     """The fuse: the largest share of the store's entities that a cycle may collect."""
+    sweep_delay: timedelta = timedelta(0)
+    """How long after their rows trees go: a database may lose its last commits in a crash."""
     export_to: Path | None = None
     keep_exports: timedelta = timedelta(days=365)
 

@@ -20,10 +20,11 @@ from rich.text import Text
 import gcd
 from gcd.cli.options import store_options
 from gcd.cli.render import console
-from gcd.cli.session import NOWHERE, Session, open_session
+from gcd.cli.session import Session, open_session
 from gcd.errors import ArtifactError, BackendError, UsageError
 from gcd.planning.gate import check_root
 from gcd.planning.guard import parse_place, place_uri
+from gcd.settings import NOWHERE
 from gcd.store.checkup import Finding, Grade, examine
 
 STYLES = {Grade.OK: "green", Grade.NOTE: "cyan", Grade.WARNING: "yellow", Grade.FAILURE: "red"}

@@ -17,7 +17,7 @@ from gcd.cli.named import Named, report_named
 from gcd.cli.options import selection_options, store_options
 from gcd.cli.plan import PARTIAL, planned, run_plan
 from gcd.cli.progress import Progress
-from gcd.cli.render import Summary, console, report_json, show_plan, show_report
+from gcd.cli.render import Summary, console, show_plan, show_report
 from gcd.cli.session import Session, open_session
 from gcd.cli.stopping import Stop, stopping
 from gcd.cli.words import amounts, counted
@@ -26,6 +26,7 @@ from gcd.durations import parse_duration
 from gcd.errors import GcdError, LeaseHeld, UsageError
 from gcd.logs import configure
 from gcd.model import KeepReason
+from gcd.reports import report_json
 from gcd.store.lease import Lease
 from gcd.survey import Selection
 

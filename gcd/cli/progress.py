@@ -53,6 +53,10 @@ class Progress:
         if self._bar:
             self._bar.stop()
 
+    def began(self, cycle: int) -> None:
+        """The cycle has its number."""
+        logger.debug("cycle %d begins", cycle)
+
     def planned(self, plan: Plan) -> None:
         """A page was planned."""
         self.named.note(plan)
@@ -78,6 +82,10 @@ class Progress:
             what, entity = noun(outcome.entry.kind), outcome.entry.entity_id
             error = mask(outcome.error or "")
             logger.warning("%s: files of %s %s: %s", outcome.result, what, entity, error)
+        self._tell()
+
+    def waits(self) -> None:
+        """It waits on purpose."""
         self._tell()
 
     def _tell(self) -> None:

@@ -17,6 +17,7 @@ GROUP = "gcd.commands"
 BUILTIN: Mapping[str, tuple[str, str]] = {
     "gc": ("gcd.cli.gc:gc", "One cycle now: plan, ask on a terminal, delete."),
     "plan": ("gcd.cli.plan:plan", "What gc would delete and what it would keep; writes nothing."),
+    "daemon": ("gcd.cli.daemon:daemon", "The scheduler: collects all stores, as a service."),
     "explain": ("gcd.cli.explain:explain", "Why something would be kept or collected, or when."),
     "status": ("gcd.cli.status:status", "Last cycles, what waits, what is stuck, what comes due."),
     "hold": ("gcd.cli.hold:hold", "Protect runs, logged models and experiments by hand."),

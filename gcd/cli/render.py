@@ -22,6 +22,7 @@ from gcd.model import KeepReason, Kind, Report, Usage
 from gcd.planning.guard import place_uri
 from gcd.planning.plan import Decision, Plan
 from gcd.planning.policy import Policy
+from gcd.reports import by_kind
 
 SAMPLES = 10
 
@@ -159,28 +160,6 @@ def summary_json(summary: Summary) -> dict[str, Any]:
         "kept": {reason.value: count for reason, count in sorted(summary.kept.items())},
         "feeding_both": summary.feeding_both,
         "leftovers": summary.leftovers,
-    }
-
-
-def by_kind(counts: Mapping[Kind, int]) -> dict[str, int]:
-    """A number for each kind of entity, zeros included: programs need not ask what is there."""
-    return {kind.value: counts.get(kind, 0) for kind in Kind}
-
-
-def report_json(report: Report) -> dict[str, Any]:
-    """A report as a JSON object."""
-    return {
-        "cycle": report.cycle,
-        "state": report.state,
-        "started_at": report.started_at.isoformat(),
-        "ended_at": report.ended_at.isoformat(),
-        "candidates": report.candidates,
-        "purged": by_kind(report.purged),
-        "rows": report.rows,
-        "results": {result.value: count for result, count in report.results.items()},
-        "objects": report.usage.objects,
-        "bytes": report.usage.bytes,
-        "kept": {reason.value: count for reason, count in report.kept.items()},
     }
 
 

@@ -58,6 +58,8 @@ def show(out: Console, session: Session, found: Overview) -> None:
         text = f"cycle {found.last_failure.number} failed, {moment(found.last_failure.started_at)}: {error}"
         out.print(Text(f"last failure  {text}", style="red"))
     out.print(f"collector  {found.holder or 'nobody collects now'}", markup=False)
+    if found.due_at is not None:
+        out.print(f"next cycle {moment(found.due_at)}, by the daemon", markup=False)
     for text in due_lines(session, found):
         out.print(text, markup=False)
     show_waiting(out, found)
@@ -122,6 +124,7 @@ def status_json(session: Session, found: Overview) -> dict[str, Any]:
         "store": session.uri,
         "as_of": found.now.isoformat(),
         "holder": found.holder,
+        "next_cycle_at": found.due_at.isoformat() if found.due_at else None,
         "last_failure": cycle_json(found.last_failure) if found.last_failure else None,
         "due": {
             format_duration(ahead): {kind.value: count for kind, count in counts.items()}

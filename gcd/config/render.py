@@ -16,7 +16,7 @@ from annotated_types import Ge, Le
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from gcd.config.sections import MODELS, Sections, fields_of
+from gcd.config.sections import MODELS, TIMING, Daemon, Sections, fields_of, plain_type
 from gcd.config.sources import PREFIX
 from gcd.durations import format_duration
 
@@ -79,6 +79,8 @@ def toml_value(value: Any) -> str:
     if isinstance(value, str):
         text = value.encode("utf-8", "replace").decode()
         return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, bool):
+        return "true" if value else "false"
     if isinstance(value, tuple):
         return f"[{', '.join(map(toml_value, value))}]"
     return f"{value:_}"
@@ -118,17 +120,21 @@ def _store_lines() -> Iterator[str]:
     for key, field in fields_of("stores").items():
         yield "#"
         yield comment(field.description or "")
-        yield comment(f"{PREFIX}stores__main__{key}".upper() + ": a URI")
-        yield f"#{key} = {toml_value(EXAMPLES[key])}"
+        what = "a URI" if key not in TIMING else takes(field)
+        yield comment(f"{PREFIX}stores__main__{key}".upper() + f": {what}")
+        example = EXAMPLES[key] if key not in TIMING else Daemon.model_fields[key].default
+        yield f"#{key} = {toml_value(example)}"
 
 
 def takes(field: FieldInfo) -> str:
     """What a key takes, in words."""
-    annotation = field.annotation
+    annotation = plain_type(field)
     if typing.get_origin(annotation) is Literal:
         return " or ".join(f'"{each}"' for each in typing.get_args(annotation))
     if typing.get_origin(annotation) is tuple:
         return "a list; in the variable comma-separated or JSON"
+    if annotation is bool:
+        return "true or false"
     if annotation is float:
         return "a number from 0 to 1"
     if annotation is str:

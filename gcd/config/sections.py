@@ -6,8 +6,10 @@ It must never read anything: what is here is compared with what others have read
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from datetime import timedelta
+import typing
+from collections.abc import Callable, Mapping
+from datetime import UTC, timedelta
+from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -16,6 +18,8 @@ from pydantic_core import PydanticCustomError
 
 from gcd.durations import EXAMPLE, parse_duration
 from gcd.errors import UsageError
+from gcd.timetable import EXAMPLE as EXAMPLE_SCHEDULE
+from gcd.timetable import parse_schedule, parse_window, parse_zone
 
 STRICT = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
 
@@ -44,11 +48,7 @@ def _host(text: str) -> str:
 
 
 def _age(text: str) -> str:
-    try:
-        parse_age(text)
-    except UsageError as error:
-        raise _problem(f"{error.message}; {error.hint}") from None
-    return text
+    return _checked(lambda: parse_age(text), text)
 
 
 def parse_age(text: str) -> tuple[str, timedelta]:
@@ -57,6 +57,42 @@ def parse_age(text: str) -> tuple[str, timedelta]:
     if not colon or not pattern.strip():
         raise UsageError("is no pattern with an age", hint='write it as "prod-*: 180d"')
     return pattern.strip(), parse_duration(age)
+
+
+def _schedule(text: str) -> str:
+    return _checked(lambda: parse_schedule(text, UTC), text)
+
+
+def _zone(text: str) -> str:
+    return _checked(lambda: parse_zone(text), text)
+
+
+def _window(text: str) -> str:
+    return _checked(lambda: parse_window(text), text)
+
+
+def _checked(parse: Callable[[], object], text: str) -> str:
+    """A text that can be parsed."""
+    try:
+        parse()
+    except UsageError as error:
+        hint = f"; {error.hint}" if error.hint else ""
+        raise _problem(f"{error.message}{hint}") from None
+    return text
+
+
+def _listen(text: str) -> str:
+    if text and not re.fullmatch(r"([^\s:/]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}", text):
+        raise _problem('must be a host and a port, as in "127.0.0.1:9469", or "" for no HTTP')
+    if text and int(text.rpartition(":")[2]) > 65535:
+        raise _problem("has a port above 65535")
+    return text
+
+
+def _url(text: str) -> str:
+    if text and not re.fullmatch(r"https?://[^\s/]+\S*", text):
+        raise _problem('must be a URL, as in "https://hc.example.com/ping/ID"')
+    return text
 
 
 def _store_name(name: str) -> str:
@@ -76,6 +112,12 @@ Uris = Annotated[tuple[Uri, ...], Field(strict=False)]
 Hosts = Annotated[tuple[Annotated[str, AfterValidator(_host)], ...], Field(strict=False)]
 """TOML's lists become tuples; what is in them stays strict."""
 Patterns = Annotated[tuple[Annotated[str, AfterValidator(_not_empty)], ...], Field(strict=False)]
+Schedule = Annotated[str, AfterValidator(_schedule)]
+Zone = Annotated[str, AfterValidator(_zone)]
+Windows = Annotated[tuple[Annotated[str, AfterValidator(_window)], ...], Field(strict=False)]
+Mode = Literal["observe", "collect"]
+States = Annotated[tuple[Literal["ok", "partial", "failed"], ...], Field(strict=False)]
+Words = Annotated[tuple[Annotated[str, AfterValidator(_not_empty)], ...], Field(strict=False)]
 Ages = Annotated[tuple[Annotated[str, AfterValidator(_age)], ...], Field(strict=False)]
 
 
@@ -101,6 +143,25 @@ class Store(BaseModel):
         description="Database of the model registry, where the server has one of its own: what its "
         "versions refer to is kept.",
     )
+    mode: Mode | None = Field(default=None, description="As daemon.mode, for this store.")
+    schedule: Schedule | None = Field(
+        default=None, description="As daemon.schedule, for this store."
+    )
+    timezone: Zone | None = Field(default=None, description="As daemon.timezone, for this store.")
+    jitter: Duration | None = Field(default=None, description="As daemon.jitter, for this store.")
+    windows: Windows | None = Field(default=None, description="As daemon.windows, for this store.")
+    run_at_start: bool | None = Field(
+        default=None, description="As daemon.run_at_start, for this store."
+    )
+
+    def over(self, daemon: Daemon) -> Daemon:
+        """What the daemon does for this store: its own keys win."""
+        own = {name: getattr(self, name) for name in TIMING if getattr(self, name) is not None}
+        return daemon.model_copy(update=own)
+
+
+TIMING = ("mode", "schedule", "timezone", "jitter", "windows", "run_at_start")
+"""Keys of [daemon] that a store may have for itself."""
 
 
 class Retention(BaseModel):
@@ -260,6 +321,94 @@ class Journal(BaseModel):
     )
 
 
+class Daemon(BaseModel):
+    """When `gcd daemon` collects, and how it is watched."""
+
+    model_config = STRICT
+
+    mode: Mode = Field(
+        default="observe",
+        description='What a cycle does: "observe" plans and reports, "collect" deletes. Read a plan '
+        "before you set it.",
+    )
+    schedule: Schedule = Field(
+        default="@daily",
+        description=f"When cycles are due: {EXAMPLE_SCHEDULE}. @hourly, @weekly and @monthly are "
+        "known too.",
+    )
+    timezone: Zone = Field(
+        default="UTC", description='The zone of schedule and windows, as in "Europe/Berlin".'
+    )
+    jitter: Duration = Field(
+        default=timedelta(minutes=10),
+        description="Each cycle starts up to this much later, so that not all stores are collected "
+        "at the same moment.",
+    )
+    windows: Windows = Field(
+        default=(),
+        description='The only hours in which cycles run, as in ["22:00-06:00"]. One that still runs '
+        "when its window closes stops after the batch in hand; what is due outside waits for the next "
+        "window.",
+    )
+    run_at_start: bool = Field(
+        default=False, description="Whether a cycle is due whenever the daemon starts."
+    )
+    jobs: bool = Field(
+        default=False, description="Whether finished jobs are collected too, as by `gcd gc --jobs`."
+    )
+    sweep_delay: Duration = Field(
+        default=timedelta(minutes=15),
+        description="How long after their rows the files of what was purged go: a database that loses "
+        "its last commits in a crash has them still. The first entity of each storage root goes whole "
+        "at once.",
+    )
+    max_share: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="The daemon's fuse: as fuse.max_share, and the smaller of both holds.",
+    )
+    shutdown_timeout: Duration = Field(
+        default=timedelta(seconds=90),
+        description="How long a stop waits for the batches in hand; the journal has the rest.",
+    )
+    hung_after: Duration = Field(
+        default=timedelta(minutes=30),
+        description="A cycle that has not moved for this long is hung: the watchdog is fed no more, "
+        "and /healthz fails.",
+    )
+    listen: Annotated[str, AfterValidator(_listen)] = Field(
+        default="127.0.0.1:9469",
+        description='Where /metrics, /healthz and /readyz are served; "" for nowhere.',
+    )
+
+
+class Hooks(BaseModel):
+    """Who is told how the daemon's cycles end."""
+
+    model_config = STRICT
+
+    command: Words = Field(
+        default=(),
+        description='The words of a command to run, as in ["/usr/local/bin/tell", "--team", "ml"]: the '
+        "report is on its standard input as JSON, GCD_HOOK_STORE, GCD_HOOK_STATE and GCD_HOOK_CYCLE in "
+        "its environment.",
+    )
+    states: States = Field(
+        default=("partial", "failed"),
+        description='When the command runs: after cycles that ended "ok", "partial" or "failed".',
+    )
+    ping_url: Annotated[str, AfterValidator(_url)] = Field(
+        default="",
+        repr=False,
+        description="A monitor in the manner of healthchecks: the report is posted there after each "
+        "cycle, to /fail below it after one that failed.",
+    )
+    timeout: Duration = Field(
+        default=timedelta(seconds=10), description="How long a hook may take; cycles never wait."
+    )
+
+
 class Log(BaseModel):
     """What is told on stderr, and how."""
 
@@ -300,6 +449,8 @@ class Sections(BaseModel):
     fuse: Fuse = Fuse()
     gate: Gate = Gate()
     journal: Journal = Journal()
+    daemon: Daemon = Daemon()
+    hooks: Hooks = Hooks()
     log: Log = Log()
 
 
@@ -312,6 +463,8 @@ MODELS: Mapping[str, type[BaseModel]] = {
     "fuse": Fuse,
     "gate": Gate,
     "journal": Journal,
+    "daemon": Daemon,
+    "hooks": Hooks,
     "log": Log,
 }
 """The model of each section; that of one store for "stores"."""
@@ -321,3 +474,13 @@ def fields_of(section: str) -> Mapping[str, FieldInfo]:
     """The keys of a section, none for what is no section."""
     model = MODELS.get(section)
     return model.model_fields if model else {}
+
+
+def plain_type(field: FieldInfo) -> Any:
+    """What a key takes, without None for "not set" and without what checks it."""
+    annotation: Any = field.annotation
+    if typing.get_origin(annotation) in (typing.Union, UnionType):
+        [annotation] = (each for each in typing.get_args(annotation) if each is not NoneType)
+    while typing.get_origin(annotation) is Annotated:
+        annotation = typing.get_args(annotation)[0]
+    return annotation

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gcd.config.sections import fields_of
+from gcd.config.sections import fields_of, plain_type
 from gcd.errors import ConfigError
 
 SEARCHED = (Path("gcd.toml"), Path("/etc/gcd/gcd.toml"))
@@ -147,11 +147,13 @@ def add_overrides(written: Written, overrides: Mapping[str, object]) -> None:
 def coerced(path: Path_, text: str) -> Any:
     """A text as what its key takes; unchanged where it cannot be that, which is told of later."""
     key = fields_of(path[0]).get(path[-1])
-    annotation = key.annotation if key else None
+    annotation = plain_type(key) if key else None
     if annotation is int and re.fullmatch(r"[+-]?[0-9](_?[0-9]){0,18}", text.strip()):
         return int(text)
     if annotation is float and re.fullmatch(r"[0-9]*\.?[0-9]+", text.strip()):
         return float(text)
+    if annotation is bool and text.strip().lower() in ("true", "false"):
+        return text.strip().lower() == "true"
     if typing.get_origin(annotation) is tuple:
         return listed(text)
     return text

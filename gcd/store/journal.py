@@ -53,10 +53,12 @@ def record(
     *,
     rows_left: int,
     at_ms: int,
+    due_ms: int,
 ) -> None:
     """Write the entries of a batch, one a tree, in the transaction that purges it."""
+    times = {"purged_ms": at_ms, "due_ms": due_ms}
     rows = [
-        entry_row(cycle, candidate, target, rows_left=0 if number else rows_left, at_ms=at_ms)
+        entry_row(cycle, candidate, target, rows_left=0 if number else rows_left) | times
         for candidate, targets in doomed
         for number, target in enumerate(targets or (None,))
     ]
@@ -64,9 +66,9 @@ def record(
 
 
 def entry_row(
-    cycle: int, candidate: Candidate, target: Target | None, *, rows_left: int, at_ms: int
+    cycle: int, candidate: Candidate, target: Target | None, *, rows_left: int
 ) -> dict[str, Any]:
-    """The columns of a new entry."""
+    """The columns of a new entry, its times apart."""
     root_uri = place_uri(target.root) if target else None
     return {
         "cycle": cycle,
@@ -80,8 +82,6 @@ def entry_row(
         "attempts": 0,
         "rows_left": rows_left,
         "looks": 0,
-        "purged_ms": at_ms,
-        "due_ms": at_ms,
     }
 
 

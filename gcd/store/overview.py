@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from itertools import takewhile
 from typing import Any
 
 import sqlalchemy as sa
@@ -16,7 +17,7 @@ from sqlalchemy.engine import Connection
 
 from gcd.durations import from_millis, to_millis
 from gcd.model import Entry, EntryState, Kind
-from gcd.store import journal, read, tables
+from gcd.store import due, journal, read, tables
 from gcd.store.references import ENTITY_TABLES
 from gcd.store.schema import DELETED, Schema
 from gcd.store.tracking import TrackingStore
@@ -50,6 +51,8 @@ class Overview:
     troubled: Sequence[Entry] = ()
     """Entries that were tried and failed, or are stuck or parked; some of them."""
     holder: str | None = None
+    due_at: datetime | None = None
+    """When a daemon's next cycle is due, None where there is no daemon."""
     coming: Mapping[timedelta, Mapping[Kind, int]] = field(default_factory=dict)
     """How many come due by age within each time from now, holds and the like apart."""
 
@@ -70,6 +73,7 @@ def overview(
             waiting=waiting(conn),
             troubled=troubled(conn),
             holder=store.lease_holder(),
+            due_at=due.read(conn),
             coming=coming,
         )
 
@@ -143,6 +147,34 @@ def waiting(conn: Connection) -> dict[str, int]:
     )
     found = {str(name): count for name, count in conn.execute(query)}
     return {name: found.get(name, 0) for name in STATES}
+
+
+def oldest_waiting(conn: Connection, now: datetime) -> timedelta:
+    """How long ago the oldest entry was purged that is still to be swept by itself; 0 for none."""
+    entries = tables.journal
+    is_due = sa.and_(entries.c.state == EntryState.PENDING.value, entries.c.looks == 0)
+    oldest = conn.scalar(sa.select(sa.func.min(entries.c.purged_ms)).where(is_due))
+    return timedelta(0) if oldest is None else max(timedelta(0), now - journal.known(oldest))
+
+
+def last_success(conn: Connection) -> datetime | None:
+    """When a cycle last came to its end, whatever it had to leave; None if none has."""
+    cycles = tables.cycle
+    query = sa.select(sa.func.max(cycles.c.ended_ms)).where(cycles.c.state.in_(("done", "partial")))
+    ended = conn.scalar(query)
+    return None if ended is None else from_millis(ended)
+
+
+def is_running(conn: Connection) -> bool:
+    """Whether the last cycle has not ended: it runs, or was killed."""
+    last = last_cycles(conn, 1)
+    return bool(last) and last[0].state == "running"
+
+
+def deaths(conn: Connection, limit: int = 10) -> int:
+    """How many of the last cycles that ended were killed, in a row."""
+    states = (each.state for each in last_cycles(conn, limit) if each.state != "running")
+    return sum(1 for _ in takewhile(lambda state: state == "killed", states))
 
 
 def troubled(conn: Connection, limit: int = 10) -> list[Entry]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -51,6 +52,8 @@ class Batch:
     """Experiments by id that go as a whole: each is locked first, and must be as it was judged."""
     is_giant: bool = False
     """One entity whose own row goes first and whose children follow in chunks."""
+    sweep_delay: timedelta = timedelta(0)
+    """How long the trees stay after the rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +103,8 @@ def purge(eraser: Eraser, lease: Lease, batch: Batch, rejudge: Rejudge, at_ms: i
     left = journal.CHILDREN_LEFT if batch.is_giant else journal.REFERENCES_LEFT
     left = 0 if batch.kind is Kind.EXPERIMENT else left
     entries = [(item.candidate, item.targets) for item in doomed]
-    journal.record(conn, batch.cycle, entries, rows_left=left, at_ms=at_ms)
+    due_ms = at_ms + batch.sweep_delay // timedelta(milliseconds=1)
+    journal.record(conn, batch.cycle, entries, rows_left=left, at_ms=at_ms, due_ms=due_ms)
     rows = delete(eraser, batch.kind, ids, is_giant=batch.is_giant)
     return Purged(tuple(ids), rows, kept)
 
