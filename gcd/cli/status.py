@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import click
@@ -24,6 +24,8 @@ from gcd.model import Entry, KeepReason, Kind
 from gcd.store.overview import Cycle, Overview, overview
 
 AHEAD = (timedelta(0), timedelta(days=7), timedelta(days=30))
+LATE = timedelta(minutes=5)
+"""A daemon may be this late, or collect at this moment, before it is missed."""
 WAITING = {
     "due": "to be deleted by the next cycle",
     "deferred": "deferred after a failure, tried again by themselves",
@@ -59,7 +61,7 @@ def show(out: Console, session: Session, found: Overview) -> None:
         out.print(Text(f"last failure  {text}", style="red"))
     out.print(f"collector  {found.holder or 'nobody collects now'}", markup=False)
     if found.due_at is not None:
-        out.print(f"next cycle {moment(found.due_at)}, by the daemon", markup=False)
+        out.print(next_text(found.due_at, found.now))
     for text in due_lines(session, found):
         out.print(text, markup=False)
     show_waiting(out, found)
@@ -71,6 +73,14 @@ def show(out: Console, session: Session, found: Overview) -> None:
     if kept:
         out.print(f"kept       {counted(sum(kept.values()), 'entity')}", markup=False)
         show_reasons(out, kept)
+
+
+def next_text(due_at: datetime, now: datetime) -> Text:
+    """When the next cycle is due; a daemon that does not come is told."""
+    if now - due_at < LATE:
+        return Text(f"next cycle {moment(due_at)}, by the daemon")
+    text = f"next cycle was due {moment(due_at)}: does `gcd daemon` run, in a window of its own?"
+    return Text(text, style="yellow")
 
 
 def due_lines(session: Session, found: Overview) -> Iterator[str]:

@@ -23,7 +23,7 @@ from gcd.daemon.work import Turn, Worker
 
 logger = logging.getLogger(__name__)
 
-AT_ONCE = 16
+AT_ONCE = 8
 """Stores that have their turn at the same time."""
 LATE = timedelta(minutes=2)
 """A turn that has not begun so long after its time shows that the scheduler is stuck."""

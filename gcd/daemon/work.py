@@ -11,7 +11,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from gcd import clock
@@ -137,6 +137,9 @@ class Worker:
         """Run a cycle if it is due and nobody else does."""
         store.prepare()
         seen = look(store)
+        if seen.due_at is not None and seen.due_at > own + duty.timetable.jitter:
+            # It was written by a schedule that came more seldom than the one in effect now.
+            seen = replace(seen, due_at=due.hasten(store, own))
         wait = wait_for(seen, call, self.now(), own)
         if wait is not None:
             self._measure(duty, store)
