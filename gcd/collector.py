@@ -35,9 +35,9 @@ from gcd.sweep import sweep
 SWEEP_PAGE = 500
 """Entries swept after one reading of the holds."""
 SETTLED = 500
-WAITING = 5.0
-"""Seconds between two looks while commits settle."""
 """Outcomes settled in one transaction."""
+WAITING = 1.0
+"""Seconds between two looks while commits settle."""
 
 FAILED = frozenset({Result.DEFERRED, Result.LOCKED, Result.STUCK})
 UNWELL = frozenset({KeepReason.ROOT_UNHEALTHY, KeepReason.UNREACHABLE})
@@ -64,8 +64,8 @@ class Observer(Protocol):
     def swept(self, outcome: Outcome) -> None:
         """An entry was swept, or not."""
 
-    def waits(self) -> None:
-        """It waits on purpose, and still does."""
+    def moves(self) -> None:
+        """It goes on within a step, or waits on purpose: it does not hang. Any thread may say so."""
 
 
 @dataclass(slots=True)
@@ -146,7 +146,7 @@ class Collector:
             left = (until - self.store.now()).total_seconds()
             if left <= 0:
                 return
-            self.observer.waits()
+            self.observer.moves()
             self.lease.offer(self.stop)
             self.stop.wait(min(left, WAITING))
 
@@ -154,6 +154,7 @@ class Collector:
         return finish_rows(self.store, self.lease, self.settings.batch_rows, self._goes_on)
 
     def _goes_on(self) -> bool:
+        self.observer.moves()
         return not self.stop.is_set()
 
     @property
@@ -379,6 +380,7 @@ class Collector:
         back = self._back(page)
 
         def veto(entry: Entry) -> str | None:
+            self.observer.moves()
             if not self.lease.is_fresh():
                 raise TransientArtifactError("the lease could not be renewed in time")
             if (entry.kind, entry.entity_id) in back:
@@ -458,7 +460,7 @@ class Collector:
         return report
 
     def _state(self) -> str:
-        """How a cycle that came to its end is called."""
+        """How a cycle that came to its end is called: not done while anything waits for a person."""
         failed = FAILED & set(+self.tally.results)
         unwell = UNWELL & set(+self.tally.kept)
-        return "partial" if failed or unwell else "done"
+        return "partial" if failed or unwell or self.store.has_stuck() else "done"

@@ -91,6 +91,16 @@ def configure(level: str, format: str, *, journald: bool = False) -> None:
     logging.getLogger("gcd").setLevel(level.upper())
 
 
+def as_error(text: str) -> str:
+    """Text that is no record, as journald wants an error: each line with its priority."""
+    return _prioritised(text, logging.ERROR)
+
+
+def _prioritised(lines: str, level: int) -> str:
+    prefix = f"<{PRIORITIES.get(level, 6)}>"
+    return "\n".join(prefix + line for line in lines.splitlines())
+
+
 class StderrHandler(logging.Handler):
     """Writes to whatever `sys.stderr` is at that moment: a progress bar puts itself in its place."""
 
@@ -114,10 +124,7 @@ class LineFormatter(logging.Formatter):
         error = mask(self.formatException(record.exc_info)) if record.exc_info else ""
         visible = "\n".join(map(_visible, error.splitlines()))
         lines = self._write(record, _event(record), visible)
-        if not self._journald:
-            return lines
-        prefix = f"<{PRIORITIES.get(record.levelno, 6)}>"
-        return "\n".join(prefix + line for line in lines.splitlines())
+        return _prioritised(lines, record.levelno) if self._journald else lines
 
 
 def _event(record: logging.LogRecord) -> str:

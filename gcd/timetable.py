@@ -173,10 +173,15 @@ class Window:
     """Equal to the start: the whole day."""
 
     def bounds(self, day: datetime) -> tuple[datetime, datetime]:
-        """When it opens on a local day, and when it closes."""
+        """When it opens on a local day, and when it closes, both in UTC.
+
+        Local times must not be compared: where clocks are set back, the later can be the smaller.
+        A window within the hour that is left out in spring closes when it opens, or before.
+        """
         opens = datetime.combine(day.date(), self.start, day.tzinfo)
         closes = datetime.combine(day.date(), self.end, day.tzinfo)
-        return opens, closes if self.end > self.start else closes + WHOLE_DAY
+        closes = closes if self.end > self.start else closes + WHOLE_DAY
+        return opens.astimezone(UTC), closes.astimezone(UTC)
 
 
 def parse_window(text: str) -> Window:
@@ -212,19 +217,19 @@ class Timetable:
         due = self.schedule.after(previous, now)
         if due is None:
             return None
-        due = self.opens(due)
+        due = self.opens(due.astimezone(UTC))
         closes = self.closes(due)
         most = self.jitter if closes is None else min(self.jitter, (closes - due) / 2)
-        return (due + random.random() * most).astimezone(UTC)
+        return due + random.random() * most
 
     def opens(self, at: datetime) -> datetime:
         """`at` where a window is open then, else when the next one opens."""
         if not self.windows or self.closes(at) is not None:
             return at
         local = at.astimezone(self.zone)
-        days = (local, local + WHOLE_DAY)
-        starts = (window.bounds(day)[0] for window in self.windows for day in days)
-        return min(start for start in starts if start > at)
+        days = (local, local + WHOLE_DAY, local + 2 * WHOLE_DAY)
+        bounds = (window.bounds(day) for window in self.windows for day in days)
+        return min(start for start, end in bounds if at < start < end)
 
     def closes(self, at: datetime) -> datetime | None:
         """When the window that is open at a time closes; None if none is, or there are none."""

@@ -84,11 +84,20 @@ def _hint(hint: str) -> None:
 
 
 def _say(text: str, label: str = "") -> None:
-    from gcd.logs import mask
+    from gcd.logs import as_error, mask
 
+    line = label + mask(text)
     # A reader of stderr that has gone must not change the exit code.
     with suppress(BrokenPipeError):
-        click.echo(label + mask(text), err=True)
+        click.echo(as_error(line) if _is_journal() else line, err=True)
+
+
+def _is_journal() -> bool:
+    try:
+        from gcd.config import is_journal
+    except ImportError:  # what fails may be the installation
+        return False
+    return is_journal()
 
 
 def _lost_its_reader() -> bool:

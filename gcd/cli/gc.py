@@ -22,6 +22,7 @@ from gcd.cli.session import Session, open_session
 from gcd.cli.stopping import Stop, stopping
 from gcd.cli.words import amounts, counted
 from gcd.collector import Collector
+from gcd.config import is_journal
 from gcd.durations import parse_duration
 from gcd.errors import GcdError, LeaseHeld, UsageError
 from gcd.logs import configure
@@ -66,7 +67,8 @@ def gc(
         run_plan(options, sizes=sizes, as_json=as_json)
     patience = parse_duration(wait) if wait is not None else None
     with open_session(options, read_only=False) as session:
-        configure(session.config.log.level, session.config.log.format)
+        log = session.config.log
+        configure(log.level, log.format, journald=is_journal())
         now = session.store.now()
         asks = not yes and sys.stdin.isatty() and sys.stderr.isatty()
         if asks and not agreed(session, now, sizes=sizes):

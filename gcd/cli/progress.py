@@ -84,8 +84,8 @@ class Progress:
             logger.warning("%s: files of %s %s: %s", outcome.result, what, entity, error)
         self._tell()
 
-    def waits(self) -> None:
-        """It waits on purpose."""
+    def moves(self) -> None:
+        """It does not hang."""
         self._tell()
 
     def _tell(self) -> None:

@@ -81,7 +81,7 @@ def toml_value(value: Any) -> str:
         return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, tuple):
+    if isinstance(value, tuple | list):  # what a store says is shown as it was read
         return f"[{', '.join(map(toml_value, value))}]"
     return f"{value:_}"
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, timedelta
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.fields import FieldInfo
@@ -82,7 +83,7 @@ def _checked(parse: Callable[[], object], text: str) -> str:
 
 
 def _listen(text: str) -> str:
-    if text and not re.fullmatch(r"([^\s:/]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}", text):
+    if text and not re.fullmatch(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}", text):
         raise _problem('must be a host and a port, as in "127.0.0.1:9469", or "" for no HTTP')
     if text and int(text.rpartition(":")[2]) > 65535:
         raise _problem("has a port above 65535")
@@ -90,9 +91,18 @@ def _listen(text: str) -> str:
 
 
 def _url(text: str) -> str:
-    if text and not re.fullmatch(r"https?://[^\s/]+\S*", text):
+    if text and not (re.fullmatch(r"https?://[!-~]+", text) and _names_host(text)):
         raise _problem('must be a URL, as in "https://hc.example.com/ping/ID"')
     return text
+
+
+def _names_host(url: str) -> bool:
+    """Whether a URL has a host, and a port that is one or none."""
+    try:
+        found = urlsplit(url)
+        return bool(found.hostname) and found.port != 0
+    except ValueError:
+        return False
 
 
 def _store_name(name: str) -> str:

@@ -5,13 +5,17 @@ It must never change anything, nor say anything that a stranger may not know.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import TCPServer
 
 from gcd.errors import ConfigError
+
+logger = logging.getLogger(__name__)
 
 CONTENT = "text/plain; charset=utf-8"
 METRICS_CONTENT = "text/plain; version=0.0.4; charset=utf-8"
@@ -69,7 +73,11 @@ class Server:
                 self._answer(with_body=False)
 
             def _answer(self, *, with_body: bool) -> None:
-                status, content, body = pages.answer(self.path.partition("?")[0])
+                try:
+                    status, content, body = pages.answer(self.path.partition("?")[0])
+                except Exception:  # who asks must get an answer, and the log the reason
+                    logger.exception("%s cannot be answered", self.path)
+                    status, content, body = HTTPStatus.INTERNAL_SERVER_ERROR, CONTENT, b"error\n"
                 self.send_response(status)
                 self.send_header("Content-Type", content)
                 self.send_header("Content-Length", str(len(body)))
@@ -107,6 +115,11 @@ class _Server(ThreadingHTTPServer):
     """A server whose threads end with the process, and whose clients' errors are their own."""
 
     daemon_threads = True
+
+    def server_bind(self) -> None:
+        """Bind, without asking the DNS for the host's full name: it may be long in answering."""
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
 
     def handle_error(self, request: object, client_address: object) -> None:
         """A client that went away is nobody's error."""

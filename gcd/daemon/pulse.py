@@ -23,7 +23,8 @@ class Pulse:
     @contextmanager
     def watched(self, store: str) -> Iterator[None]:
         """Watch the cycle that runs inside."""
-        self.beat(store)
+        with self._lock:
+            self._beats[store] = clock.monotonic()
         try:
             yield
         finally:
@@ -31,9 +32,10 @@ class Pulse:
                 self._beats.pop(store, None)
 
     def beat(self, store: str) -> None:
-        """The store's cycle has moved."""
+        """The store's cycle has moved; one that has ended is not watched any more."""
         with self._lock:
-            self._beats[store] = clock.monotonic()
+            if store in self._beats:
+                self._beats[store] = clock.monotonic()
 
     def hung(self, longest: timedelta) -> list[str]:
         """The stores whose cycle has not moved for longer than this."""

@@ -56,6 +56,10 @@ class State:
     """Stops the turn that it has now."""
     failures: int = 0
     """How often in a row its database did not answer."""
+    is_busy: bool = False
+    """Whether it has its turn now."""
+    again: Call | None = None
+    """What the turn is for that came during the one that it has now."""
 
 
 class Roster:
@@ -70,12 +74,14 @@ class Roster:
         self._told = told
         self._now = now
         self._stopping = threading.Event()
+        self._lock = threading.Lock()
         self._scheduler = BackgroundScheduler(
             timezone=UTC,
             executors={"default": ThreadPoolExecutor(AT_ONCE)},
             job_defaults={
                 "coalesce": True,
-                "max_instances": 1,
+                # Never two turns at once, yet one that comes during another is noted, not dropped.
+                "max_instances": 3,
                 # Its default of one second would drop a turn that is late, and say nothing.
                 "misfire_grace_time": None,
             },
@@ -97,17 +103,37 @@ class Roster:
             is_new = duty.name not in self.states
             state = self.states.setdefault(duty.name, State())
             state.call = Call.START if is_new and duty.runs_at_start else Call.LOOK
+            now = self._now()
+            first: datetime | None = now
+            if state.stop is not None:  # it has its turn now, which is look enough
+                state.call, first = Call.DUE, duty.timetable.after(None, now)
             self._duties[duty.name] = duty
             self._scheduler.add_job(
-                self._take_turn,
+                self._come,
                 Fires(duty),
                 args=[duty.name],
                 id=duty.name,
                 replace_existing=True,
-                next_run_time=self._now(),
+                next_run_time=first,
             )
 
     # -- one turn --------------------------------------------------------------------------------
+
+    def _come(self, name: str) -> None:
+        """Give a store its turn; one that comes during another follows it, once."""
+        state = self.states[name]
+        with self._lock:
+            if state.is_busy:
+                state.again, state.call = state.call, Call.DUE
+                return
+            state.is_busy = True
+        try:
+            self._take_turn(name)
+        finally:
+            with self._lock:
+                again, state.again, state.is_busy = state.again, None, False
+        if again is not None:
+            self._wait(name, Wait(self._now(), again))
 
     def _take_turn(self, name: str) -> None:
         duty, state = self._duties.get(name), self.states[name]
@@ -120,15 +146,18 @@ class Roster:
             self._wait(name, Wait(opens, call))
             return
         state.stop = threading.Event()
+        if self._stopping.is_set():  # since it was looked at above
+            state.stop.set()
         began = clock.monotonic()
         try:
             turn = self._worker.take(duty, call, own, state.stop)
+            took = timedelta(seconds=clock.monotonic() - began)
+            self._note(duty, state, turn, own, call)
+            self._told(duty, turn, took)  # still at work meanwhile: a stop waits for it
         finally:
             state.stop = None
-        self._note(name, state, turn, own)
-        self._told(duty, turn, timedelta(seconds=clock.monotonic() - began))
 
-    def _note(self, name: str, state: State, turn: Turn, own: datetime) -> None:
+    def _note(self, duty: Duty, state: State, turn: Turn, own: datetime, call: Call) -> None:
         """Remember what came of a turn, and see to the next one."""
         wait = turn.wait
         if turn.result != "waits":
@@ -138,8 +167,12 @@ class Roster:
         state.failures = state.failures + 1 if turn.reason == "unreachable" else 0
         if state.failures:
             wait = back_off(state.failures, self._now(), own)
+            if call is Call.START:  # the database may be the later one to start
+                wait = Wait(wait.until, call)
+        if self._duties.get(duty.name) is not duty:  # assigned anew: what was asked for is stale
+            wait = Wait(self._now(), Call.LOOK)
         if wait is not None:
-            self._wait(name, wait)
+            self._wait(duty.name, wait)
 
     def _wait(self, name: str, wait: Wait) -> None:
         state = self.states[name]

@@ -10,6 +10,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from types import FrameType
@@ -22,7 +23,7 @@ from gcd.daemon.http import Pages, Server
 from gcd.daemon.metrics import Metrics
 from gcd.daemon.notify import Notifier
 from gcd.daemon.pulse import Pulse
-from gcd.daemon.roster import Roster
+from gcd.daemon.roster import AT_ONCE, Roster
 from gcd.daemon.turn import Call
 from gcd.daemon.work import MOST_SKEW, Turn, Worker, clock_skew, skewed
 from gcd.errors import ConfigError, ExtraMissing, GcdError, StoreRefused, StoreUnreachable
@@ -106,21 +107,27 @@ class Daemon:
                 signal.signal(number, handler)
 
     def _shut_down(self) -> None:
-        """Let the batches in hand be finished, as long as that may take."""
+        """Let the batches in hand be finished and the hooks be told, as long as that may take."""
         self.notifier.stopping()
         self.roster.stop()
-        began, most = clock.monotonic(), self.duties.config.daemon.shutdown_timeout
-        while (
-            running := self.roster.running()
-        ) and clock.monotonic() - began < most.total_seconds():
+        until = clock.monotonic() + self.duties.config.daemon.shutdown_timeout.total_seconds()
+        while (running := self.roster.running()) and clock.monotonic() < until:
             self._say(f"stopping: {', '.join(running)} finish the batch in hand")
             self._feed()
             threading.Event().wait(TICK)
-        self.messenger.close(wait=not running)
+        close = self.messenger.close
+        hooks = threading.Thread(target=close, kwargs={"wait": not running}, daemon=True)
+        hooks.start()
+        while hooks.is_alive() and clock.monotonic() < until:
+            self._feed()
+            hooks.join(TICK)
         if self.server is not None:
             self.server.close()
         if running:
             logger.warning("%s did not stop in time; the journal has the rest", ", ".join(running))
+        elif hooks.is_alive():
+            logger.warning("a hook did not end in time")
+        if running or hooks.is_alive():
             logging.shutdown()
             os._exit(0)  # a thread that hangs in a system call would keep the process for ever
         logger.info("stopped")
@@ -137,7 +144,8 @@ class Daemon:
         except (ConfigError, StoreRefused) as error:
             problems = getattr(error, "problems", ())
             for key, problem in problems or [("", told(error))]:
-                logger.error("the configuration stays as it was: %s %s", key, problem)
+                what = f"{key} {problem}" if key else problem
+                logger.error("the configuration stays as it was: %s", what)
         else:
             self.duties = new
             self._configure_logs()
@@ -274,9 +282,12 @@ def refuse_unfit(wanted: Duties, now: Callable[[], datetime]) -> None:
     store that does not answer may do so later.
     """
     refused: list[GcdError] = []
-    for duty in wanted.stores:
+    with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="gcd-look") as pool:
+        # One after another, hosts that do not answer would take longer than systemd waits.
+        looks = [(duty, pool.submit(refuse_skew, duty, now)) for duty in wanted.stores]
+    for duty, look in looks:
         try:
-            refuse_skew(duty, now)
+            look.result()
         except StoreRefused as error:
             logger.error("refused: %s", told(error), extra={"store": duty.name})
             refused.append(error)

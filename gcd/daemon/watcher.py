@@ -63,8 +63,8 @@ class Watcher(Observer):
             what = outcome.result.value, entry.kind.value, outcome.error
             logger.warning("%s: files of a %s: %s", *what, extra=extra)
 
-    def waits(self) -> None:
-        """The cycle waits on purpose."""
+    def moves(self) -> None:
+        """The cycle does not hang."""
         self._pulse.beat(self._store)
 
     def _info(self, text: str, *arguments: object, entity: str | None = None) -> None:

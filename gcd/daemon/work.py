@@ -76,7 +76,7 @@ class Worker:
                 return (
                     Turn("waits", wait=Wait(own))
                     if call is Call.LOOK
-                    else self._observe(duty, store)
+                    else self._observe(duty, store, stop)
                 )
         except LeaseHeld as error:
             logger.info("not collecting: %s", error, extra={"store": duty.name})
@@ -102,7 +102,7 @@ class Worker:
 
     # -- observing -------------------------------------------------------------------------------
 
-    def _observe(self, duty: Duty, store: TrackingStore) -> Turn:
+    def _observe(self, duty: Duty, store: TrackingStore, stop: threading.Event) -> Turn:
         """Plan, and tell what would be collected; nothing is written."""
         collect: Counter[str] = Counter()
         kept: Counter[KeepReason] = Counter()
@@ -111,6 +111,8 @@ class Worker:
             survey.choose()
             for plan in survey.plans():
                 self.pulse.beat(duty.name)
+                if stop.is_set():
+                    return Turn("interrupted")
                 collect.update(decision.candidate.kind.value for decision in plan.collect)
                 kept.update(decision.keep[0].reason for decision in plan.keep)
         self.metrics.planned(duty.name, collect.total(), kept)

@@ -223,12 +223,10 @@ def swept(outcome: Outcome, now: datetime) -> dict[str, Any]:
     return columns
 
 
-def counts(conn: Connection) -> dict[str, int]:
-    """How many entries are in each state; second looks are told apart from what was never swept."""
-    first = sa.case((journal.c.looks > 0, "second_look"), else_=journal.c.state)
-    state = sa.case((journal.c.state == EntryState.PENDING.value, first), else_=journal.c.state)
-    query = sa.select(state, sa.func.count()).group_by(state)
-    return {str(name): count for name, count in conn.execute(query)}
+def has_stuck(conn: Connection) -> bool:
+    """Whether an entry of any cycle waits for a person."""
+    query = sa.select(journal.c.id).where(journal.c.state == EntryState.STUCK.value).limit(1)
+    return conn.scalar(query) is not None
 
 
 # -- roots ---------------------------------------------------------------------------------------

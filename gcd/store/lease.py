@@ -77,7 +77,20 @@ def is_dead(holder: str | None) -> bool:
         return False
     host, pid, boot, namespace, start = found.groups()
     is_here = (host, boot, namespace) == (socket.gethostname()[:60], boot_id(), pid_namespace())
-    return is_here and "-" not in (boot, namespace) and started_at(int(pid)) != int(start)
+    if not is_here or "-" in (boot, namespace) or is_hidden(int(pid)):
+        return False
+    return started_at(int(pid)) != int(start)
+
+
+def is_hidden(pid: int) -> bool:
+    """Whether the process is there and /proc does not show it: another user's, with `hidepid`."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return not os.path.exists(f"/proc/{pid}")
 
 
 @dataclass
@@ -250,9 +263,11 @@ def held_error(row: Row[*tuple[Any, ...]] | None) -> LeaseHeld:
 
 
 def holder_of(engine: Engine) -> str | None:
-    """Who holds the lease now, None if nobody does."""
+    """Who holds the lease now, None if nobody does, or one who is known to be dead."""
     with reading(engine) as conn:
         row = conn.execute(sa.select(leases).where(leases.c.name == NAME)).first()
         if row is None or row.holder is None or row.expires_ms <= now_ms(conn):
+            return None
+        if is_dead(row.holder):
             return None
         return str(row.holder).split(" [")[0]

@@ -23,14 +23,21 @@ PROMETHEUS = ROOT / "config/prometheus"
 CRONTAB = ROOT / "config/cron/gcd"
 
 
-def run(program: str, package: str, *words: object) -> subprocess.CompletedProcess[str]:
+def run(
+    program: str, package: str, *words: object, stdin: str | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run a tool to its end; the test is skipped without it, or fails where servers are required."""
     path = shutil.which(program)
     if path is None:
         require(f"no {program} (Debian package {package})")
     environ = {**os.environ, "LC_ALL": "C.UTF-8", "SYSTEMD_COLORS": "0"}
     return subprocess.run(
-        [str(path), *map(str, words)], env=environ, capture_output=True, text=True, check=False
+        [str(path), *map(str, words)],
+        input=stdin,
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
+import sys
 import time
 
 import pytest
 
 from gcd.store.connection import BUSY_TIMEOUT, IDLE_IN_TRANSACTION
-from gcd.store.lease import MARGIN, RENEWAL, TERM
+from gcd.store.lease import MARGIN, RENEWAL, TERM, started_at, whoami
 from tests.mlflow_store import RealStore
-from tests.program import collect, gcd, shown, start
+from tests.program import NOBODY, collect, gcd, shown, start
 from tests.snapshot import Snapshot
 from tests.stopper import BEGUN, CONFIRM, PURGE, Moment, killed, resumed, started, stopped
 
@@ -155,6 +157,31 @@ def test_a_process_with_the_number_of_a_dead_holder_is_not_taken_for_it(store: R
 
 
 # -- the fence -----------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a /proc")
+def test_one_that_lives_is_not_dead_where_proc_hides_it() -> None:
+    """A /proc with `hidepid` shows nobody the processes of others; systemd's ProtectProc= is the same."""
+    ask = "import sys; from gcd.store.lease import is_dead; print(is_dead(sys.argv[1]))"
+    right = "-all,+dac_read_search"  # or it could not start a Python that root keeps at home
+    nobody = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+    nobody += [f"--{name}={right}" for name in ("inh-caps", "ambient-caps", "bounding-set")]
+    hide = 'mount -t proc -o hidepid=2 proc /proc && exec "$@"'
+
+    def is_dead(holder: str) -> str:
+        words = ["unshare", "--mount", "sh", "-c", hide, "sh", *nobody, sys.executable, "-c", ask]
+        done = subprocess.run([*words, holder], capture_output=True, text=True, check=False)
+        if "unshare" in done.stderr or "mount" in done.stderr:
+            pytest.skip(f"no /proc of our own: {done.stderr.strip()}")
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    with subprocess.Popen(["sleep", "60"]) as other:
+        holder = whoami().replace(f"pid {os.getpid()} ", f"pid {other.pid} ")
+        holder = re.sub(r"\d+\]$", f"{started_at(other.pid)}]", holder)
+        living = is_dead(holder)
+        other.kill()
+    assert (living, is_dead(holder)) == ("False", "True")
 
 
 def test_one_that_stalled_between_transactions_purges_nothing_more(store: RealStore) -> None:
