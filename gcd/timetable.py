@@ -138,7 +138,7 @@ def cron_weekdays(field: str) -> str:
         first, last, step = found.groups()
         begin = 0 if first == "*" else weekday(first)
         to_the_end = first == "*" or (step and not last)
-        end = 6 if to_the_end else weekday(last) if last else begin
+        end = 6 if to_the_end else upto(last) if last else begin
         if last and end < begin:
             end += 7  # "fri-mon", or "5-7" with Sunday as 7
         names.update(each % 7 for each in range(begin, end + 1, positive(step)))
@@ -152,6 +152,11 @@ def weekday(name: str) -> int:
     if name[:3] in WEEKDAYS and name.isalpha():
         return WEEKDAYS.index(name[:3])
     raise ValueError(f"{name!r} is no day of the week")
+
+
+def upto(name: str) -> int:
+    """The end of a range of days, in which 7 is the Sunday after."""
+    return 7 if name == "7" else weekday(name)
 
 
 def positive(step: str | None) -> int:

@@ -6,6 +6,7 @@ It must never show a secret; what it shows of a store is what was written, with 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -16,11 +17,11 @@ from pydantic import PrivateAttr, ValidationError
 
 from gcd.config import problems, references, render, sources, stores
 from gcd.config.render import Setting, settings_of
-from gcd.config.sections import Sections
+from gcd.config.sections import Sections, fields_of
 from gcd.config.sources import Origin, Path_, Written
 from gcd.config.stores import BACKEND, DESTINATION, TRACKING, Given, StoreConfig
 from gcd.errors import ConfigError
-from gcd.logs import mask
+from gcd.logs import MASK, mask
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,9 @@ class Config(Sections):
             if section != "stores":
                 for where, key, value in settings_of(section, getattr(self, section)):
                     origin = self._loaded.origins.get((section, key), "default")
-                    yield Setting(where, key, _masked(value), str(origin))
+                    is_secret = not fields_of(section)[key].repr
+                    shown = _hidden(value) if is_secret else _masked(value)
+                    yield Setting(where, key, shown, str(origin))
 
     def show(self) -> str:
         """The configuration in effect as TOML, secrets masked, each key's origin in a comment."""
@@ -192,6 +195,11 @@ def _expanded(
                 except references.Unresolved as error:
                     found.append((f"stores.{name}.{key}", str(error)))
     return copy
+
+
+def _hidden(url: str) -> str:
+    """A URL whose path alone opens a door: its host, and no more."""
+    return re.sub(r"(https?://)(?:[^/@]*@)?([^/?#]*).*", rf"\1\2/{MASK}", url)
 
 
 def _masked(value: Any) -> Any:

@@ -18,6 +18,7 @@ from gcd.logs import mask
 
 TYPES = {
     "int_type": "must be a whole number",
+    "bool_type": "must be true or false",
     "float_type": "must be a number",
     "string_type": "must be a text, in quotes",
     "tuple_type": 'must be a list, as in ["a", "b"]',

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from gcd.config import Config, StoreConfig
-from gcd.errors import ConfigError
+from gcd.errors import ConfigError, StoreRefused
 from gcd.settings import make_settings
+from gcd.store.connection import parse_uri
 from gcd.survey import Selection, Settings
 from gcd.timetable import Timetable, parse_schedule, parse_window, parse_zone
 
@@ -49,7 +50,7 @@ def duties(config: Config) -> Duties:
     found = [duty(config, config.store(name)) for name in names]
     seen: dict[str, str] = {}
     for each in found:
-        other = seen.setdefault(each.store.backend_store_uri, each.name)
+        other = seen.setdefault(database_of(each.store), each.name)
         if other != each.name:
             problem = f"is the same database as stores.{other}: two schedules for one store"
             raise ConfigError(
@@ -58,6 +59,16 @@ def duties(config: Config) -> Duties:
                 hint="name each database once",
             )
     return Duties(config, found)
+
+
+def database_of(store: StoreConfig) -> str:
+    """The database that a URI names, however it is written; a URI that names none as it is."""
+    try:
+        url = parse_uri(store.backend_store_uri)
+    except StoreRefused:
+        return store.backend_store_uri
+    plain = url.set(drivername=url.get_backend_name(), username=None, password=None)
+    return plain.render_as_string()
 
 
 def duty(config: Config, store: StoreConfig) -> Duty:

@@ -359,8 +359,13 @@ class TrackingStore:
         self.retried(transaction)
 
     def begin_cycle(self, lease: Lease, now: datetime) -> int:
-        """Note that a cycle starts; its number."""
-        return self.retried(lambda conn: journal.begin_cycle(conn, lease.holder, to_millis(now)))
+        """Note that a cycle starts; its number. Raises LeaseHeld where another collector's runs."""
+
+        def transaction(conn: Connection) -> int:
+            lease.confirm(conn)
+            return journal.begin_cycle(conn, lease.holder, to_millis(now))
+
+        return self.retried(transaction)
 
     def end_cycle(self, report: Report) -> None:
         """Note how a cycle ended."""
