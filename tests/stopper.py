@@ -44,6 +44,12 @@ class Moment:
     """Durations of gcd's that are shorter in this process: "gcd.store.lease:TERM" and the like."""
     hangs_after: int | None = None
     """From then on no file is removed for a minute: a disk that does not answer."""
+    slow: float = 0
+    """Seconds that the removal of each file takes longer."""
+    pause: str | None = None
+    """Not the process stands still but this thread: it makes this file, and waits until it is gone."""
+    ahead: float = 0
+    """Seconds that this process takes it to be later than it is."""
 
 
 # -- for the tests -------------------------------------------------------------------------------
@@ -178,6 +184,7 @@ class Watch:
             self.removed += 1
             if self.moment.hangs_after is not None and self.removed > self.moment.hangs_after:
                 time.sleep(60)
+            time.sleep(self.moment.slow)
             return self.around(self.occurs("unlink"), lambda: call(*args, **options))
 
         return watched
@@ -192,7 +199,13 @@ class Watch:
         return result
 
     def strike(self) -> None:
-        """Signal this process."""
+        """Signal this process, or let this thread wait."""
+        if self.moment.pause is not None:
+            pause = Path(self.moment.pause)
+            pause.touch()
+            while pause.exists():
+                time.sleep(0.02)
+            return
         os.kill(os.getpid(), signal.Signals[self.moment.signal])
 
 
@@ -203,6 +216,10 @@ def patch(watch: Watch) -> None:
 
     from sqlalchemy.engine.default import DefaultDialect
 
+    from gcd import clock
+
+    now, ahead = clock.utc_now, timedelta(seconds=watch.moment.ahead)
+    clock.utc_now = lambda: now() + ahead  # before it is anybody's default
     for name, wrap in (
         ("do_execute", watch.statement),
         ("do_executemany", watch.statement),

@@ -70,14 +70,12 @@ class Worker:
     def take(self, duty: Duty, call: Call, own: datetime, stop: threading.Event) -> Turn:
         """One turn. `own` is when the store's schedule fires next in this daemon."""
         try:
-            with self._opened(duty) as store:
+            with self.pulse.watched(duty.name), self._opened(duty) as store:
                 if duty.collects:
                     return self._collect(duty, store, call, own, stop)
-                return (
-                    Turn("waits", wait=Wait(own))
-                    if call is Call.LOOK
-                    else self._observe(duty, store, stop)
-                )
+                if call is Call.LOOK:
+                    return Turn("waits", wait=Wait(own))
+                return self._observe(duty, store, stop)
         except LeaseHeld as error:
             logger.info("not collecting: %s", error, extra={"store": duty.name})
             return Turn("waits", wait=soon(self.now() + LOOK_AGAIN, own))
@@ -106,15 +104,14 @@ class Worker:
         """Plan, and tell what would be collected; nothing is written."""
         collect: Counter[str] = Counter()
         kept: Counter[KeepReason] = Counter()
-        with self.pulse.watched(duty.name):
-            survey = Survey(store, Registry(), duty.settings, store.now())
-            survey.choose()
-            for plan in survey.plans():
-                self.pulse.beat(duty.name)
-                if stop.is_set():
-                    return Turn("interrupted")
-                collect.update(decision.candidate.kind.value for decision in plan.collect)
-                kept.update(decision.keep[0].reason for decision in plan.keep)
+        survey = Survey(store, Registry(), duty.settings, store.now())
+        survey.choose()
+        for plan in survey.plans():
+            self.pulse.beat(duty.name)
+            if stop.is_set():
+                return Turn("interrupted")
+            collect.update(decision.candidate.kind.value for decision in plan.collect)
+            kept.update(decision.keep[0].reason for decision in plan.keep)
         self.metrics.planned(duty.name, collect.total(), kept)
         self._measure(duty, store)
         by_kind = ", ".join(f"{count} of kind {kind}" for kind, count in sorted(collect.items()))
@@ -160,10 +157,9 @@ class Worker:
         name = duty.name
         self.metrics.set("gcd_leader", 1, store=name)
         try:
-            with self.pulse.watched(name):
-                survey = Survey(store, Registry(), duty.settings, store.now())
-                watcher = Watcher(name, self.pulse, self.metrics)
-                report = Collector(survey, lease, watcher, stop).collect()
+            survey = Survey(store, Registry(), duty.settings, store.now())
+            watcher = Watcher(name, self.pulse, self.metrics)
+            report = Collector(survey, lease, watcher, stop).collect()
         finally:
             self.metrics.set("gcd_leader", 0, store=name)
         collected = sum(report.purged.values())

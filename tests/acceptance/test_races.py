@@ -43,6 +43,8 @@ class Race:
     store: RealStore
     experiment: str
     until: float
+    pauses: tuple[float, ...] = (0, 0.01, 0.1, 0.5)
+    """Seconds between the deletion of a run and its restoration."""
     runs: list[Known] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     done: Counter[str] = field(default_factory=Counter)
@@ -74,7 +76,7 @@ class Race:
             known.is_live = False
             if not self.acknowledged("delete_run", known):
                 return
-        time.sleep(chance.choice((0, 0.01, 0.1, 0.5)))
+        time.sleep(chance.choice(self.pauses))
         if self.acknowledged("restore_run", known):
             known.is_live = True
             self.check(known, "just restored")
@@ -125,6 +127,17 @@ class Race:
             if not path.is_file() or path.read_bytes() != content:
                 self.problems.append(f"{known.run} {when}: {name} is lost")
 
+    def check_all(self) -> None:
+        """At the end each run is there whole, or gone without a trace and not restored before."""
+        there = self.store.runs()
+        for known in self.runs:
+            if known.is_live and known.run not in there:
+                self.problems.append(f"{known.run} was restored last, and is gone")
+            elif known.run in there:
+                self.check(known, "at the end")
+            else:
+                self.check_gone(known)
+
     def check_gone(self, known: Known) -> None:
         """Not a row and not a byte is there."""
         left = [table for table, rows in self.rows(known.run).items() if rows]
@@ -145,14 +158,7 @@ def race(store: RealStore, seconds: float) -> Race:
     for thread in threads:
         thread.join()
     collect(store.uri)
-    there = store.runs()
-    for known in found.runs:
-        if known.is_live and known.run not in there:
-            found.problems.append(f"{known.run} was restored last, and is gone")
-        elif known.run in there:
-            found.check(known, "at the end")
-        else:
-            found.check_gone(known)
+    found.check_all()
     return found
 
 
