@@ -454,6 +454,7 @@ class Collector:
             results=dict(tally.results),
             usage=tally.usage,
             kept=dict(+tally.kept),
+            stuck=self.store.stuck(),
             error=error,
         )
         self.store.end_cycle(report)
@@ -463,4 +464,4 @@ class Collector:
         """How a cycle that came to its end is called: not done while anything waits for a person."""
         failed = FAILED & set(+self.tally.results)
         unwell = UNWELL & set(+self.tally.kept)
-        return "partial" if failed or unwell or self.store.has_stuck() else "done"
+        return "partial" if failed or unwell or self.store.stuck() else "done"

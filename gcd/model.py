@@ -250,4 +250,6 @@ class Report:
     results: Mapping[Result, int] = field(default_factory=dict)
     usage: Usage = Usage()
     kept: Mapping[KeepReason, int] = field(default_factory=dict)
+    stuck: int = 0
+    """Entries, of whatever cycle, that wait for a person."""
     error: str | None = None

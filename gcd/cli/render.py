@@ -18,7 +18,7 @@ from rich.text import Text
 from gcd.cli.words import REASONS, RESULTS, amounts, counted, moment, noun, size
 from gcd.durations import format_duration
 from gcd.logs import mask
-from gcd.model import KeepReason, Kind, Report, Usage
+from gcd.model import KeepReason, Kind, Report, Result, Usage
 from gcd.planning.guard import place_uri
 from gcd.planning.plan import Decision, Plan
 from gcd.planning.policy import Policy
@@ -126,9 +126,13 @@ def show_report(out: Console, report: Report) -> None:
     purged = f"{amounts(report.purged)} purged, {counted(report.rows, 'row')}"
     out.print(head + Text(f": {purged}, {gone}, {seconds:.1f} s"))
     for result, count in report.results.items():
-        if result.value != "swept" and count:
+        if result not in (Result.SWEPT, Result.STUCK) and count:
             trees = counted(count, "tree")
             out.print(f"  {trees} {RESULTS[result]}", markup=False, style="yellow")
+    if report.stuck:
+        trees = counted(report.stuck, "tree")
+        what = f"{RESULTS[Result.STUCK]}; `gcd status` names them"
+        out.print(f"  {trees} {what}", markup=False, style="yellow")
     if report.kept:
         out.print(f"  kept {counted(sum(report.kept.values()), 'entity')}", markup=False)
         show_reasons(out, report.kept)

@@ -223,10 +223,10 @@ def swept(outcome: Outcome, now: datetime) -> dict[str, Any]:
     return columns
 
 
-def has_stuck(conn: Connection) -> bool:
-    """Whether an entry of any cycle waits for a person."""
-    query = sa.select(journal.c.id).where(journal.c.state == EntryState.STUCK.value).limit(1)
-    return conn.scalar(query) is not None
+def stuck(conn: Connection) -> int:
+    """How many entries, of whatever cycle, wait for a person."""
+    query = sa.select(sa.func.count()).where(journal.c.state == EntryState.STUCK.value)
+    return conn.scalar(query) or 0
 
 
 # -- roots ---------------------------------------------------------------------------------------

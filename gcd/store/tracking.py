@@ -311,10 +311,10 @@ class TrackingStore:
         with self.reading() as conn:
             return journal.unfinished(conn, to_millis(now))
 
-    def has_stuck(self) -> bool:
-        """Whether an entry of any cycle waits for a person."""
+    def stuck(self) -> int:
+        """How many entries, of whatever cycle, wait for a person."""
         with self.reading() as conn:
-            return journal.has_stuck(conn)
+            return journal.stuck(conn)
 
     def history(self, entity_id: str) -> list[Entry]:
         """What the journal remembers of an entity, newest first."""

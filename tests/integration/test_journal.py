@@ -166,7 +166,8 @@ def test_what_only_a_person_can_mend_is_stuck_and_not_tried_again(store: RealSto
     assert "its files are still there, stuck" in explained(store, run)
     assert "symbolic link" in explained(store, run)
     make_due(store)
-    collect(store.uri)
+    again = collect(store.uri, expect=3)
+    assert "1 tree stuck until a person acts" in again.stdout
     assert entry(store, run)["attempts"] == 1
     assert is_whole(aside / "artifacts")
 
@@ -177,7 +178,7 @@ def test_one_that_is_stuck_does_not_keep_the_others(store: RealStore) -> None:
     store.sql("UPDATE alembic_gcd_journal SET state = 'stuck', error = 'on purpose'")
     other = store.run(store.client.get_experiment_by_name("e").experiment_id)
     store.delete(other)
-    collect(store.uri)
+    collect(store.uri, expect=3)
     assert not store.exists(other)
     assert entry(store, stuck)["state"] == "stuck"
     assert is_whole(tree)
@@ -286,7 +287,7 @@ def test_what_is_not_settled_is_never_forgotten(store: RealStore) -> None:
     for run, state in states.items():
         store.sql(f"UPDATE alembic_gcd_journal SET state = '{state}' WHERE entity_id = '{run}'")
 
-    collect(store.uri, env={"GCD_JOURNAL__KEEP_HISTORY": "0s"})
+    collect(store.uri, expect=3, env={"GCD_JOURNAL__KEEP_HISTORY": "0s"})
 
     found = dict(store.database.rows("SELECT entity_id, state FROM alembic_gcd_journal"))
     assert found == {run: state for run, state in states.items() if state != "done"}
