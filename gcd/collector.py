@@ -453,6 +453,7 @@ class Collector:
             usage=tally.usage,
             kept=dict(+tally.kept),
             error=error,
+            notes=self.survey.places.notes(),
         )
         self.store.end_cycle(report)
         return report

@@ -107,7 +107,9 @@ class Worker:
         collect: Counter[str] = Counter()
         kept: Counter[KeepReason] = Counter()
         with self.pulse.watched(duty.name):
-            survey = Survey(store, Registry(), duty.settings, store.now())
+            survey = Survey(
+                store, Registry(options=duty.settings.options), duty.settings, store.now()
+            )
             survey.choose()
             for plan in survey.plans():
                 self.pulse.beat(duty.name)
@@ -159,7 +161,9 @@ class Worker:
         self.metrics.set("gcd_leader", 1, store=name)
         try:
             with self.pulse.watched(name):
-                survey = Survey(store, Registry(), duty.settings, store.now())
+                survey = Survey(
+                    store, Registry(options=duty.settings.options), duty.settings, store.now()
+                )
                 watcher = Watcher(name, self.pulse, self.metrics)
                 report = Collector(survey, lease, watcher, stop).collect()
         finally:
