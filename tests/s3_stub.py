@@ -31,7 +31,7 @@ class Fault:
 
     how: str
     """refuse, reset (before), broken (done, then reset), half, garbage, nothing_tells, endless, count,
-    deny (keys with `part`), omit (every second key is neither deleted nor told), lie (told, not deleted),
+    deny (keys with `part`), poison (a request with such a key), omit (every second key is neither deleted nor told), lie (told, not deleted),
     silent (deleted, not told)."""
     code: str = ""
     part: str = ""
@@ -227,6 +227,8 @@ def listing(keys: dict[str, bytes], query: dict[str, str], fault: Fault | None) 
 def deleted(keys: dict[str, bytes], names: list[str], fault: Fault | None) -> Reply:
     """The reply to a deletion of many."""
     how = fault.how if fault else ""
+    if fault and how == "poison" and any(fault.part in name for name in names):
+        raise error(fault.code)
     told = []
     for number, name in enumerate(names):
         if fault and how == "deny" and fault.part in name:

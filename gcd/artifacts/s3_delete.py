@@ -40,6 +40,8 @@ BATCH = 250
 below 8000 keys, and real servers were faster for it."""
 GROUP = 500
 """Trees that are worked on together: bounds memory."""
+SHARED_ROUNDS = 2
+"""How often keys of several trees share requests."""
 ROUNDS = 5
 """How often a tree is listed and what is left of it deleted, before it is given up for now."""
 NOT_IN_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
@@ -185,7 +187,9 @@ class BulkDeletion:
         left = [tree for tree in trees if tree.is_open]
         for bucket in {tree.bucket for tree in left if tree.trouble is not None}:
             bucket.pace.pause(number)
-        packers = {tree.bucket: Packer() for tree in left}
+        # What fails again and again may be one tree's fault: in the end each is by itself.
+        together = {tree: tree.bucket if number < SHARED_ROUNDS else tree for tree in left}
+        packers = {owner: Packer() for owner in together.values()}
 
         def send(bucket: Bucket, batch: list[Piece]) -> None:
             self._room.acquire()
@@ -193,13 +197,13 @@ class BulkDeletion:
 
         def empty(tree: Tree) -> None:
             for page in self._listed(tree):
-                for batch in packers[tree.bucket].add(tree, page):
+                for batch in packers[together[tree]].add(tree, page):
                     send(tree.bucket, batch)
 
         list(listing.map(empty, left))
-        for bucket, packer in packers.items():
+        for packer in packers.values():
             if rest := packer.rest():
-                send(bucket, rest)
+                send(rest[0][0].bucket, rest)
         for _ in range(2 * self.hands):  # all room is free once all requests are answered
             self._room.acquire()
         self._room.release(2 * self.hands)
@@ -236,16 +240,32 @@ class BulkDeletion:
             one_by_one = [piece for piece, odd in zip(batch, is_odd, strict=True) if odd]
             try:
                 self._delete(bucket, many, self._many)
-            except NotOffered:
-                bucket.takes_one_by_one = True
+            except Denied:
+                for tree in dict.fromkeys(tree for tree, _ in many):
+                    self._alone(bucket, [piece for piece in many if piece[0] is tree], self._many)
+            except PermanentArtifactError as error:
+                bucket.takes_one_by_one |= isinstance(error, NotOffered)
                 one_by_one = batch
             for piece in one_by_one:
-                self._delete(bucket, [piece], self._one)
+                self._alone(bucket, [piece], self._one)
         except Exception as error:  # a hand outlives whatever the library raises
             for tree in {tree for tree, _ in batch}:
                 tree.trouble = error
         finally:
             self._room.release()
+
+    def _alone(
+        self,
+        bucket: Bucket,
+        pieces: list[Piece],
+        request: Callable[[Bucket, list[Piece]], dict[Item, Failure]],
+    ) -> None:
+        """Delete what is one tree's, so that a refusal is that tree's and no other's."""
+        try:
+            self._delete(bucket, pieces, request)
+        except PermanentArtifactError as error:
+            for tree in {tree for tree, _ in pieces}:
+                tree.give_up(error)
 
     def _delete(
         self,
@@ -269,10 +289,8 @@ class BulkDeletion:
                     pieces = [piece for piece in pieces if piece[0] in permitted]
                     failed = request(bucket, pieces) if pieces else {}
                 break
-            except NotOffered:
-                raise
-            except (Refused, PermanentArtifactError) as error:
-                if isinstance(error, Refused) and attempt < ATTEMPTS:
+            except Refused as error:
+                if attempt < ATTEMPTS:
                     bucket.pace.pause(attempt)
                     continue
                 for tree in permitted:

@@ -37,7 +37,6 @@ KNOWN = frozenset(
         "AWS_DEFAULT_REGION",
         "AWS_ENDPOINT_URL",
         "AWS_ENDPOINT_URL_S3",
-        "AWS_EC2_METADATA_DISABLED",
     }
 )
 CONNECT_SECONDS, READ_SECONDS = 5, 60
@@ -126,7 +125,7 @@ class Session:
         client = self.session.client(
             "s3",
             endpoint_url=endpoint,
-            region_name=self.session.region_name or address.region,
+            region_name=address.region or self.session.region_name,
             verify=None if self.checks_tls else False,
             config=Config(
                 signature_version=self._signature(),

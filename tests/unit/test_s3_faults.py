@@ -170,6 +170,18 @@ def test_a_key_that_may_not_be_deleted_stops_only_its_own_tree(bench: Bench, cod
     assert bench.left - bench.live == {k for k in bench.trees[3] if "f1" in k}
 
 
+@pytest.mark.parametrize("code", ["MalformedXML", "AccessDenied", "InternalError"])
+def test_a_key_that_spoils_its_request_stops_only_its_own_tree(bench: Bench, code: str) -> None:
+    bench.stub.always["delete"] = Fault("poison", code, "run3/artifacts/f1")
+    outcomes = bench.run()
+    assert [each.result for each in outcomes if each.entry.id != 3] == [Result.SWEPT] * 5
+    if code == "MalformedXML":  # alone each key can be deleted
+        assert bench.left == bench.live
+        return
+    assert outcomes[3].result is (Result.STUCK if code == "AccessDenied" else Result.DEFERRED)
+    assert bench.left - bench.live == bench.trees[3]
+
+
 def test_no_permission_to_list_is_no_empty_tree(bench: Bench) -> None:
     bench.stub.always["list"] = Fault("refuse", "AccessDenied")
     outcomes = bench.run()

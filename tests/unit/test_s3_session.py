@@ -60,10 +60,10 @@ def test_tls_is_not_checked_only_where_mlflow_does_not(value: str) -> None:
 
 
 def test_cloudflare_and_backblaze_are_where_the_uri_says() -> None:
-    r2 = client("bucket@account.r2.cloudflarestorage.com", "r2", AWS_DEFAULT_REGION="")
+    r2 = client("bucket@account.r2.cloudflarestorage.com", "r2")
     assert r2.meta.endpoint_url == "https://account.r2.cloudflarestorage.com"
     assert (r2.meta.region_name, r2.meta.config.s3["addressing_style"]) == ("auto", "virtual")
-    b2 = client("bucket@s3.us-west-004.backblazeb2.com", "b2", AWS_DEFAULT_REGION="")
+    b2 = client("bucket@s3.us-west-004.backblazeb2.com", "b2")
     assert b2.meta.endpoint_url == "https://s3.us-west-004.backblazeb2.com"
     assert (b2.meta.region_name, b2.meta.config.s3["addressing_style"]) == ("us-west-004", "path")
     elsewhere = client(
@@ -90,6 +90,7 @@ def test_a_profile_of_the_stores_own_wins_over_keys_of_the_process(
 @pytest.mark.parametrize(
     ("environment", "sentence"),
     [
+        ({"AWS_EC2_METADATA_DISABLED": "1"}, "a store cannot have AWS_EC2_METADATA_DISABLED"),
         ({"AWS_ROLE_ARN": "x"}, "a store cannot have AWS_ROLE_ARN for itself"),
         ({"AWS_PROFILE": "nobody"}, "the credentials cannot be used"),
         ({"AWS_ACCESS_KEY_ID": "only"}, "the credentials cannot be used"),
@@ -102,7 +103,7 @@ def test_what_cannot_be_used_is_told_once(environment: dict[str, str], sentence:
 
 
 def test_no_credentials_are_no_source() -> None:
-    assert Session({"AWS_EC2_METADATA_DISABLED": "true"}, 1).credentials_source() is None
+    assert Session({}, 1).credentials_source() is None
 
 
 def test_options_show_no_secret() -> None:
