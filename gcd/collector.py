@@ -456,6 +456,7 @@ class Collector:
             kept=dict(+tally.kept),
             stuck=self.store.stuck(),
             error=error,
+            notes=self.survey.places.notes(),
         )
         self.store.end_cycle(report)
         return report

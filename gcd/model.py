@@ -145,12 +145,14 @@ class Probe:
     `identity` tells this root from another one mounted in its stead (device and inode, bucket).
     `is_named_found` is True once a tree that the database names was seen there.
     `problem` says why nothing could be deleted there now, None if nothing speaks against it.
+    `note` is what people should know of a deletion there: a bucket that keeps old versions.
     """
 
     is_there: bool
     identity: str | None = None
     is_named_found: bool = False
     problem: str | None = None
+    note: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,3 +255,5 @@ class Report:
     stuck: int = 0
     """Entries, of whatever cycle, that wait for a person."""
     error: str | None = None
+    notes: tuple[str, ...] = ()
+    """What people should know of the storage roots that it deleted from."""

@@ -13,7 +13,7 @@ from itertools import chain, pairwise
 from gcd.artifacts.registry import Registry
 from gcd.errors import BackendError, UnsafeTarget
 from gcd.model import Candidate, KeepReason, Place, Probe, Root, Target
-from gcd.planning.guard import Scope, Site, layout_root, nearest, parse_place
+from gcd.planning.guard import Scope, Site, layout_root, nearest, parse_place, place_uri
 from gcd.planning.policy import Keep
 from gcd.store.tracking import TrackingStore
 
@@ -73,11 +73,11 @@ class Places:
         try:
             recorded = parse_place(location, self.scope)
             backend = self.registry.open(recorded.scheme)
+            true = backend.resolve(recorded)
         except UnsafeTarget as error:
             return Keep(KeepReason.UNSAFE_TARGET, told(error))
         except BackendError as error:
             return Keep(KeepReason.NO_BACKEND, told(error))
-        true = backend.resolve(recorded)
         names = true.path.split("/")
         owners = [owner for owner, name in pairwise(names) if name == "artifacts"]
         inside = self.store.entities_inside(owners)
@@ -119,6 +119,11 @@ class Places:
     def looked_at(self) -> dict[Place, Root]:
         """Every root that was looked at, with what is remembered of it."""
         return self.store.roots(self._probes, self.now)
+
+    def notes(self) -> tuple[str, ...]:
+        """What people should know of the roots that were looked at."""
+        noted = (f"{place_uri(place)}: {p.note}" for place, p in self._probes.items() if p.note)
+        return tuple(sorted(noted))
 
     def probe_of(self, root: Place) -> Probe:
         """What a look at the root found; it is looked at once."""

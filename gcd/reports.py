@@ -31,4 +31,5 @@ def report_json(report: Report) -> dict[str, Any]:
         "objects": report.usage.objects,
         "bytes": report.usage.bytes,
         "kept": {reason.value: count for reason, count in report.kept.items()},
+        "notes": list(report.notes),
     }

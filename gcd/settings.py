@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from gcd.artifacts.base import Options
 from gcd.config import Config, StoreConfig
 from gcd.config.sections import parse_age
 from gcd.errors import BackendError, ConfigError, UnsafeTarget
@@ -43,6 +44,17 @@ def make_settings(config: Config, chosen: StoreConfig, selection: Selection) -> 
         max_share=config.fuse.max_share if config.fuse.max_share < 1 else None,
         export_to=Path(journal.export_to) if journal.export_to else None,
         keep_exports=journal.keep_exports,
+        options=make_options(config, chosen),
+    )
+
+
+def make_options(config: Config, chosen: StoreConfig) -> Options:
+    """What the operator wants of artifact backends."""
+    return Options(
+        versions=config.artifacts.versions,
+        requests=config.artifacts.requests,
+        objects_per_second=config.artifacts.objects_per_second or None,
+        environment=chosen.environment,
     )
 
 

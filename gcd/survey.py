@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from gcd.artifacts.base import Options
 from gcd.artifacts.registry import Registry
 from gcd.errors import ArtifactError, BackendError, TransientArtifactError, UnsafeTarget
 from gcd.model import Candidate, KeepReason, Kind, Target, Usage
@@ -68,6 +69,8 @@ class Settings:
     """How long after their rows trees go: a database may lose its last commits in a crash."""
     export_to: Path | None = None
     keep_exports: timedelta = timedelta(days=365)
+    options: Options = field(default_factory=Options)
+    """For the backends of artifact stores."""
 
 
 class Survey:

@@ -6,14 +6,15 @@ It must never settle an entry, and never let one that fails keep another from be
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from itertools import islice
+from functools import partial
+from itertools import chain, islice
 from threading import Lock
 
-from gcd.artifacts.base import ArtifactStore, Deleted
+from gcd.artifacts.base import ArtifactStore, BulkArtifactStore, Deleted, Deletion, Order
 from gcd.errors import (
     GcdError,
     LockedArtifactError,
@@ -46,6 +47,7 @@ def sweep(
     """Delete the trees of `entries` and yield an outcome for each, in no particular order.
 
     `veto` is asked in the same hand immediately before a deletion; what it returns parks the entry.
+    Trees of a store that deletes many with one request are handed to it together, `veto` for each.
     Nothing is deleted below a root that `roots` does not know. After `breaker` sweeps in a row that
     failed for a passing reason below one root, the rest there is deferred untried.
 
@@ -57,7 +59,10 @@ def sweep(
     pool = ThreadPoolExecutor(hands, thread_name_prefix="sweep")
     try:
         done: list[Outcome] = []
-        for outcome in _many_at_once(pool, state.outcome, entries, hands * AHEAD):
+        single, bulk = state.parted(entries)
+        one_by_one = _many_at_once(pool, state.outcome, single, hands * AHEAD)
+        together = (state.in_bulk(store, each) for store, each in bulk)
+        for outcome in chain(one_by_one, chain.from_iterable(together)):
             done.append(outcome)
             if len(done) >= GROUP:
                 yield from state.flushed(done)
@@ -83,6 +88,14 @@ def _many_at_once(
             yield future.result()
 
 
+class _Forbidden(Exception):
+    """The veto spoke against a tree that was to be deleted with others, or could not be asked."""
+
+    def __init__(self, why: str | Exception) -> None:
+        super().__init__(str(why))
+        self.why = why
+
+
 @dataclass(slots=True)
 class _Sweep:
     """What the hands of one sweep share: stores that are open and how each root is doing."""
@@ -94,6 +107,8 @@ class _Sweep:
     breaker: int
     stores: dict[str, ArtifactStore] = field(default_factory=dict)
     failures: dict[Place, list[str]] = field(default_factory=dict)
+    untried: dict[int, Exception] = field(default_factory=dict)
+    """Why an entry was not handed to its store."""
     lock: Lock = field(default_factory=Lock)
 
     def outcome(self, entry: Entry) -> Outcome:
@@ -105,13 +120,101 @@ class _Sweep:
         except Exception as error:  # a hand outlives whatever a store or the veto raises
             return _failed(entry, error, self.now)
 
-    def _delete(self, entry: Entry, target: Target) -> Outcome:
+    def parted(
+        self, entries: Sequence[Entry]
+    ) -> tuple[list[Entry], list[tuple[BulkArtifactStore, list[Entry]]]]:
+        """Entries to sweep one by one, and those that a store takes together."""
+        single: list[Entry] = []
+        bulk: dict[str, tuple[BulkArtifactStore, list[Entry]]] = {}
+        for entry in entries:
+            store = self._bulk_store(entry)
+            if store is None or entry.target is None:
+                single.append(entry)
+            else:
+                bulk.setdefault(entry.target.place.scheme, (store, []))[1].append(entry)
+        return single, list(bulk.values())
+
+    def _bulk_store(self, entry: Entry) -> BulkArtifactStore | None:
+        """The store that takes this entry with others, None if there is none or it cannot be opened."""
+        if entry.target is None or entry.kind is Kind.EXPERIMENT:
+            return None
+        try:
+            store = self._store(entry.target.place.scheme)
+        except Exception:  # told when its own turn comes
+            return None
+        return store if isinstance(store, BulkArtifactStore) else None
+
+    def in_bulk(self, store: BulkArtifactStore, entries: Sequence[Entry]) -> Iterator[Outcome]:
+        """Outcomes of entries that a store deletes together; what it keeps silent about has failed."""
+        waiting: dict[Order, Entry] = {}
+        told: set[int] = set()
+        deletions = store.delete_many(self._orders(entries, waiting))
+        silence: Exception = TransientArtifactError("the store did not tell what became of it")
+        try:
+            for deletion in deletions:
+                entry = waiting.pop(deletion.order)
+                told.add(entry.id)
+                yield self._outcome_of(entry, deletion)
+        except Exception as error:  # as in outcome()
+            silence = error
+        finally:
+            if close := getattr(deletions, "close", None):
+                close()
+        for entry in entries:
+            if entry.id not in told:
+                yield self._not_told(entry, silence)
+
+    def _orders(self, entries: Iterable[Entry], waiting: dict[Order, Entry]) -> Iterator[Order]:
+        """An order for each entry that may be tried, made when the store asks for it."""
+        for entry in entries:
+            if entry.target is None:
+                continue
+            try:
+                root = self._open_root(entry.target)
+            except TransientArtifactError as error:
+                self.untried[entry.id] = error
+                continue
+            order = Order(entry.target, root, partial(self._permit, entry))
+            waiting[order] = entry
+            yield order
+
+    def _not_told(self, entry: Entry, silence: Exception) -> Outcome:
+        """The outcome of an entry that was not handed to the store, or that it lost."""
+        return _failed(entry, self.untried.pop(entry.id, silence), self.now)
+
+    def _permit(self, entry: Entry) -> None:
+        try:
+            because = self.veto(entry)
+        except Exception as error:  # told apart from what the store raises
+            raise _Forbidden(error) from error
+        if because:
+            raise _Forbidden(because)
+
+    def _outcome_of(self, entry: Entry, deletion: Deletion) -> Outcome:
+        root, result = deletion.order.root.place, deletion.result
+        match result:
+            case _Forbidden(why=Exception() as error):
+                return _failed(entry, error, self.now)
+            case _Forbidden(why=because):
+                return Outcome(entry, Result.PARKED, error=_sentence(str(because)))
+            case Exception():
+                self._note(root, result)
+                return _failed(entry, result, self.now)
+        self._note(root, None)
+        return Outcome(entry, Result.SWEPT, usage=result.usage, changed_at=result.changed_at)
+
+    def _open_root(self, target: Target) -> Root:
+        """The tree's storage root. Raises if it is not known, or fails all the time."""
         root = self.roots.get(target.root)
         if root is None:
             raise TransientArtifactError("nothing is known of its storage root")
         if len(failures := self.failures.get(target.root, [])) >= self.breaker:
             text = f"not tried: {self.breaker} sweeps below its storage root failed in a row"
             raise TransientArtifactError(f"{text}, the last because: {failures[-1]}")
+        return root
+
+    def _delete(self, entry: Entry, target: Target) -> Outcome:
+        root = self._open_root(target)
         store = self._store(target.place.scheme)
         if because := self.veto(entry):
             return Outcome(entry, Result.PARKED, error=_sentence(because))
@@ -125,15 +228,21 @@ class _Sweep:
         """Delete, and count what fails in a row for a reason that may be the root's own."""
         try:
             deleted = store.delete(target, root)
-        except (LockedArtifactError, PermanentArtifactError, UnsafeTarget):
-            raise  # a trouble of this tree
         except Exception as error:
-            with self.lock:
-                self.failures.setdefault(target.root, []).append(_told(error))
+            self._note(target.root, error)
             raise
-        with self.lock:
-            self.failures.pop(target.root, None)
+        self._note(target.root, None)
         return deleted
+
+    def _note(self, root: Place, error: Exception | None) -> None:
+        """Count what failed in a row below a root for a reason that is not the tree's own."""
+        if isinstance(error, LockedArtifactError | PermanentArtifactError | UnsafeTarget):
+            return
+        with self.lock:
+            if error is None:
+                self.failures.pop(root, None)
+            else:
+                self.failures.setdefault(root, []).append(_told(error))
 
     def _store(self, scheme: str) -> ArtifactStore:
         with self.lock:  # importing an SDK once is enough

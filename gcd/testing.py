@@ -6,7 +6,7 @@ It must never be imported by gcd itself, and needs no test runner to be imported
 from __future__ import annotations
 
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import ClassVar, TypeVar
 
-from gcd.artifacts.base import ArtifactStore, Deleted
+from gcd.artifacts.base import ArtifactStore, BulkArtifactStore, Deleted, Order
 from gcd.errors import TransientArtifactError, UnsafeTarget
 from gcd.model import Place, Probe, Root, Target, Usage
 
@@ -442,6 +442,31 @@ class ArtifactStoreContract:
             self.store.flush(targets)
         assert [one.usage.objects for one in deleted] == [2] * 60
         assert self.keys() == {"0/live/f"}
+
+    def test_trees_that_are_deleted_together_go_each_their_own_way(self) -> None:
+        """Only of a store that can: see `BulkArtifactStore`."""
+        if not isinstance(self.store, BulkArtifactStore):
+            return
+        runs = [f"{number % 3}/run{number}/artifacts/" for number in range(40)]
+        self._put_all({run + key for run in runs for key in ("a", "model/b")} | {"0/run/f"})
+        root, asked = self.known_root(), Counter[str]()
+
+        def permit(path: str) -> None:
+            asked[path] += 1
+            if path == runs[7]:
+                raise PermissionError(path)
+
+        orders = [Order(self.target(path), root, partial(permit, path)) for path in runs]
+        orders.append(Order(self.target("0/"), root, partial(permit, "0/")))
+        results = {d.order: d.result for d in self.store.delete_many(iter(orders))}
+        assert set(results) == set(orders)
+        assert isinstance(results[orders[7]], PermissionError)
+        assert isinstance(results[orders[40]], UnsafeTarget)
+        others = [results[order] for order in orders[:40] if order is not orders[7]]
+        usages = [each.usage.objects for each in others if isinstance(each, Deleted)]
+        assert usages == [2] * 39
+        assert set(asked) == set(runs)
+        assert self.keys() == {runs[7] + "a", runs[7] + "model/b", "0/run/f"}
 
     def _put_all(self, keys: Iterable[str]) -> None:
         for key in keys:

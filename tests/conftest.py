@@ -15,6 +15,7 @@ from tests.servers import DIALECTS, Database, Keeper, opened
 
 if TYPE_CHECKING:
     from tests.mlflow_store import RealStore
+    from tests.object_servers import ObjectServer
 
 HERE = Path(__file__).parent
 ORDER = ("unit", "contract", "integration", "acceptance")
@@ -106,6 +107,15 @@ def store(server: Keeper, database: Database, tmp_path: Path) -> Iterator[RealSt
 
     yield RealStore(server, database, tmp_path / "artifacts")
     release(database.uri)
+
+
+@pytest.fixture(scope="session", params=("moto", "seaweedfs"))
+def objects(request: pytest.FixtureRequest) -> Iterator[ObjectServer]:
+    """Each object server in turn."""
+    from tests.object_servers import SERVERS
+
+    with SERVERS[request.param]() as started:
+        yield started
 
 
 def pytest_report_header() -> str:

@@ -17,14 +17,19 @@ is imported when the first URI of its scheme is met. Register it by entry point 
   pass, `LockedArtifactError` for what the store itself holds, `PermanentArtifactError` for the rest,
   `UnsafeTarget` for what must never be touched.
 * Methods are called from several threads at once.
+* A store that can delete the objects of many trees with one request has `delete_many` too
+  (`BulkArtifactStore`); one that knows more about its places than a probe tells has `inspect`
+  (`InspectableArtifactStore`); a class that wants the operator's options has a class method
+  `with_options(options)`. A class without it is called without arguments.
 * Prove it: inherit `gcd.testing.ArtifactStoreContract` in a test and supply its fixtures.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from gcd.model import Place, Probe, Root, Target, Usage
 
@@ -34,6 +39,20 @@ class Deleted(NamedTuple):
 
     usage: Usage
     changed_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the operator wants of a backend."""
+
+    versions: Literal["current", "all"] = "current"
+    """Whether older versions of objects and delete markers go too, where a store keeps them."""
+    requests: int = 8
+    """The most requests at once."""
+    objects_per_second: int | None = None
+    """The most objects deleted in a second in one bucket, None for no ceiling."""
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Variables that this MLflow store has for itself, credentials among them, over the process's."""
 
 
 class ArtifactStore(Protocol):
@@ -80,3 +99,48 @@ class ArtifactStore(Protocol):
 
     def flush(self, targets: Iterable[Target]) -> None:
         """Make finished deletions durable, before they are settled in the journal."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Order:
+    """A tree to delete with others. Orders are told apart by identity."""
+
+    target: Target
+    root: Root
+    permit: Callable[[], None]
+    """Asked immediately before each request that deletes something of the tree; raises what forbids it."""
+
+
+class Deletion(NamedTuple):
+    """How one order went."""
+
+    order: Order
+    result: Deleted | Exception
+
+
+@runtime_checkable
+class BulkArtifactStore(ArtifactStore, Protocol):
+    """A store that packs the objects of many trees into full requests."""
+
+    def delete_many(self, orders: Iterable[Order]) -> Iterator[Deletion]:
+        """Delete the trees as `delete` would each; a deletion for each order, in no particular order.
+
+        A tree that fails, or is forbidden by its permit, keeps no other from going: what was raised
+        is its result. Memory is bounded whatever the trees hold. Closing the iterator early waits
+        for the requests in hand.
+        """
+
+
+class Remark(NamedTuple):
+    """Something to tell an operator about a place; a warning if `mend` says what to do about it."""
+
+    seen: str
+    mend: str | None = None
+
+
+@runtime_checkable
+class InspectableArtifactStore(ArtifactStore, Protocol):
+    """A store that knows more about a storage root than a probe tells."""
+
+    def inspect(self, root: Place) -> Iterator[Remark]:
+        """Settings of the store that matter to a deletion, found without changing anything."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from threading import RLock
 
 from gcd import plugins
-from gcd.artifacts.base import ArtifactStore
+from gcd.artifacts.base import ArtifactStore, Options
 from gcd.errors import BackendError, ExtraMissing, GcdError, UnknownScheme
 from gcd.plugins import Plugin
 
@@ -29,6 +29,7 @@ class Backend:
 
 BUILTIN: Mapping[str, Backend] = {
     "file": Backend("gcd.artifacts.local:LocalArtifactStore", None, "gcd"),
+    **dict.fromkeys(("s3", "r2", "b2"), Backend("gcd.artifacts.s3:S3ArtifactStore", "s3", "gcd")),
 }
 METHODS = tuple(name for name in vars(ArtifactStore) if not name.startswith("_"))
 
@@ -40,7 +41,10 @@ class Registry:
     later is for the next registry.
     """
 
-    def __init__(self, builtin: Mapping[str, Backend] = BUILTIN) -> None:
+    def __init__(
+        self, builtin: Mapping[str, Backend] = BUILTIN, options: Options | None = None
+    ) -> None:
+        self._options = options or Options()
         claims = plugins.settled(plugins.read(GROUP), own=builtin, noun="scheme")
         theirs = {p.name: Backend(p.spec, p.extra, p.origin) for p in claims.accepted.values()}
         self._backends = {**theirs, **builtin}
@@ -91,7 +95,7 @@ class Registry:
             raise UnknownScheme(self._refused.get(scheme) or self._unknown(scheme))
         plugin = Plugin(scheme, *_fields(backend))
         try:
-            return _made(plugin)
+            return _made(plugin, self._options)
         except BackendError as error:
             self._failed[scheme] = error
             raise
@@ -104,9 +108,11 @@ def _fields(backend: Backend) -> tuple[str, str | None, str]:
     return backend.spec, backend.extra, backend.origin
 
 
-def _made(plugin: Plugin) -> ArtifactStore:
+def _made(plugin: Plugin, options: Options) -> ArtifactStore:
     try:
-        store: ArtifactStore = plugins.load(plugin)()
+        backend = plugins.load(plugin)
+        configured = getattr(backend, "with_options", None)
+        store: ArtifactStore = configured(options) if configured else backend()
     except ExtraMissing:
         raise
     except GcdError as error:

@@ -18,10 +18,13 @@ from rich.console import Console
 from rich.text import Text
 
 import gcd
+from gcd.artifacts.base import InspectableArtifactStore
 from gcd.cli.options import store_options
 from gcd.cli.render import console
 from gcd.cli.session import Session, open_session
 from gcd.errors import ArtifactError, BackendError, UsageError
+from gcd.logs import mask
+from gcd.model import Place
 from gcd.planning.gate import check_root
 from gcd.planning.guard import parse_place, place_uri
 from gcd.settings import NOWHERE
@@ -84,8 +87,21 @@ def roots(session: Session) -> Iterator[Finding]:
             yield Finding(Grade.OK, "storage root", f"{uri}: trusted, deletable")
         else:
             yield Finding(Grade.FAILURE, "storage root", f"{uri}: {keep.reason}", keep.detail)
+        yield from remarks(session, root.place)
     if not seen:
         yield Finding(Grade.OK, "storage roots", "nothing that is soft-deleted needs one")
+
+
+def remarks(session: Session, root: Place) -> Iterator[Finding]:
+    """What the store itself says of a storage root."""
+    if session.registry.problem(root.scheme):
+        return
+    backend = session.registry.open(root.scheme)
+    if not isinstance(backend, InspectableArtifactStore):
+        return
+    for each in backend.inspect(root):
+        grade = Grade.WARNING if each.mend else Grade.OK
+        yield Finding(grade, "storage root", f"{place_uri(root)}: {mask(each.seen)}", each.mend)
 
 
 def accept(session: Session, uri: str) -> None:

@@ -39,6 +39,8 @@ class Summary:
     kept: Counter[KeepReason] = field(default_factory=Counter)
     samples: list[Decision] = field(default_factory=list)
     leftovers: int = 0
+    notes: tuple[str, ...] = ()
+    """What people should know of the storage roots."""
     feeding_both: int = 0
     """Runs kept for their live models that `collect_both` would collect with those."""
 
@@ -78,6 +80,13 @@ def show_plan(out: Console, summary: Summary, policy: Policy, uri: str, now: dat
     if more > 0:
         out.print(f"            … and {more:,} more (--json lists all)", markup=False, style="dim")
     show_kept(out, summary.kept, summary.feeding_both)
+    show_notes(out, summary.notes)
+
+
+def show_notes(out: Console, notes: Iterable[str]) -> None:
+    """What people should know of the storage roots."""
+    for note in notes:
+        out.print(Text(f"note        {mask(note)}", style="yellow"))
 
 
 def show_kept(out: Console, kept: Mapping[KeepReason, int], feeding_both: int) -> None:
@@ -136,6 +145,7 @@ def show_report(out: Console, report: Report) -> None:
     if report.kept:
         out.print(f"  kept {counted(sum(report.kept.values()), 'entity')}", markup=False)
         show_reasons(out, report.kept)
+    show_notes(out, report.notes)
 
 
 def decision_json(decision: Decision) -> dict[str, Any]:
@@ -164,6 +174,7 @@ def summary_json(summary: Summary) -> dict[str, Any]:
         "kept": {reason.value: count for reason, count in sorted(summary.kept.items())},
         "feeding_both": summary.feeding_both,
         "leftovers": summary.leftovers,
+        "notes": [mask(note) for note in summary.notes],
     }
 
 

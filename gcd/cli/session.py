@@ -58,7 +58,13 @@ def open_session(options: dict[str, Any], *, read_only: bool) -> Iterator[Sessio
     )
     try:
         refuse_workspaces(store, options)
-        yield Session(config, mask(chosen.backend_store_uri), store, Registry(), settings)
+        yield Session(
+            config,
+            mask(chosen.backend_store_uri),
+            store,
+            Registry(options=settings.options),
+            settings,
+        )
     finally:
         store.close()
 

@@ -19,9 +19,11 @@ from gcd.config import problems, references, render, sources, stores
 from gcd.config.render import Setting, settings_of
 from gcd.config.sections import Sections, fields_of
 from gcd.config.sources import Origin, Path_, Written
-from gcd.config.stores import BACKEND, DESTINATION, TRACKING, Given, StoreConfig
+from gcd.config.stores import BACKEND, DESTINATION, STORAGE, TRACKING, Given, StoreConfig
 from gcd.errors import ConfigError
 from gcd.logs import MASK, mask
+
+MLFLOW = (BACKEND, TRACKING, DESTINATION, *STORAGE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,8 @@ class Config(Sections):
             else:
                 text = self._loaded.written.get(name, {}).get(key)
                 origin = self._loaded.origins.get(("stores", name, key), "default")
-                yield Setting(section, key, _masked(text), str(origin))
+                shown = _variables_shown(text) if key == "environment" else _masked(text)
+                yield Setting(section, key, shown, str(origin))
 
     def _variables(self) -> dict[str, str]:
         """Which of MLflow's variables stands for which key of a store, where it is of use."""
@@ -134,7 +137,7 @@ def load_config(
     sources.add_overrides(written, overrides or {})
     config = _validated(written, environ, source, found)
     raw = written.tree.get("stores", {})
-    mlflow = {name: environ[name] for name in (BACKEND, TRACKING, DESTINATION) if name in environ}
+    mlflow = {name: environ[name] for name in MLFLOW if name in environ}
     config._loaded = Loaded(source, written.origins, raw, mlflow)
     return config
 
@@ -189,17 +192,31 @@ def _expanded(
     tables = copy.get("stores")
     for name, table in tables.items() if isinstance(tables, dict) else ():
         for key, value in table.items() if isinstance(table, dict) else ():
-            if isinstance(value, str):
-                try:
-                    table[key] = references.expand(value, environ)
-                except references.Unresolved as error:
-                    found.append((f"stores.{name}.{key}", str(error)))
+            try:
+                table[key] = _resolved(value, environ)
+            except references.Unresolved as error:
+                found.append((f"stores.{name}.{key}", str(error)))
     return copy
 
 
 def _hidden(url: str) -> str:
     """A URL whose path alone opens a door: its host, and no more."""
     return re.sub(r"(https?://)(?:[^/@]*@)?([^/?#]*).*", rf"\1\2/{MASK}", url)
+
+
+def _resolved(value: Any, environ: Mapping[str, str]) -> Any:
+    """A value, or each of a list, with its references replaced."""
+    if isinstance(value, list):
+        return [_resolved(each, environ) for each in value]
+    return references.expand(value, environ) if isinstance(value, str) else value
+
+
+def _variables_shown(texts: Any) -> Any:
+    """Variables of a store without their values, which may be secrets; references stay."""
+    if not isinstance(texts, list | tuple):
+        return None if texts is None else MASK
+    pairs = (str(text).partition("=") for text in texts)
+    return tuple(f"{n}={v if references.is_reference(v) else MASK}" for n, _, v in pairs)
 
 
 def _masked(value: Any) -> Any:

@@ -38,6 +38,12 @@ def expand(text: str, environ: Mapping[str, str]) -> str:
     return _REFERENCE.sub(found, text)
 
 
+def is_reference(text: str) -> bool:
+    """Whether a text is one reference and nothing else: it shows no secret."""
+    found = _REFERENCE.fullmatch(text)
+    return found is not None and text.startswith("${") and text.endswith("}")
+
+
 def _variable(name: str, environ: Mapping[str, str]) -> str:
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
         raise Unresolved(f"has a reference that names no variable: {FORMS}")

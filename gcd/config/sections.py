@@ -60,6 +60,12 @@ def parse_age(text: str) -> tuple[str, timedelta]:
     return pattern.strip(), parse_duration(age)
 
 
+def _variable(text: str) -> str:
+    if not re.match(r"[A-Za-z_][A-Za-z0-9_]*=", text):
+        raise _problem('must be a variable and its value, as in "AWS_PROFILE=mlflow"')
+    return text
+
+
 def _schedule(text: str) -> str:
     return _checked(lambda: parse_schedule(text, UTC), text)
 
@@ -128,6 +134,7 @@ Windows = Annotated[tuple[Annotated[str, AfterValidator(_window)], ...], Field(s
 Mode = Literal["observe", "collect"]
 States = Annotated[tuple[Literal["ok", "partial", "failed"], ...], Field(strict=False)]
 Words = Annotated[tuple[Annotated[str, AfterValidator(_not_empty)], ...], Field(strict=False)]
+Variables = Annotated[tuple[Annotated[str, AfterValidator(_variable)], ...], Field(strict=False)]
 Ages = Annotated[tuple[Annotated[str, AfterValidator(_age)], ...], Field(strict=False)]
 
 
@@ -152,6 +159,12 @@ class Store(BaseModel):
         repr=False,
         description="Database of the model registry, where the server has one of its own: what its "
         "versions refer to is kept.",
+    )
+    environment: Variables | None = Field(
+        default=None,
+        repr=False,
+        description="Variables that the storage of this store's artifacts needs, where those of the "
+        'process are not meant for it: texts like "AWS_ACCESS_KEY_ID=${KEY}".',
     )
     mode: Mode | None = Field(default=None, description="As daemon.mode, for this store.")
     schedule: Schedule | None = Field(
@@ -230,6 +243,23 @@ class Artifacts(BaseModel):
     )
     hands: int = Field(
         default=8, ge=1, le=64, description="How many artifact trees are deleted at a time."
+    )
+    versions: Literal["current", "all"] = Field(
+        default="current",
+        description="In buckets that keep old versions: delete the current ones, as MLflow does, and "
+        "leave the others to the bucket's own rules, or delete all of them.",
+    )
+    requests: int = Field(
+        default=8,
+        ge=1,
+        le=64,
+        description="How many requests an object store is sent at a time.",
+    )
+    objects_per_second: int = Field(
+        default=0,
+        ge=0,
+        description="The most objects deleted in a second in one bucket; 0 is no ceiling. Where the "
+        "store asks for patience, gcd slows down by itself.",
     )
 
 

@@ -16,6 +16,14 @@ from gcd.errors import ConfigError
 BACKEND = "MLFLOW_BACKEND_STORE_URI"
 TRACKING = "MLFLOW_TRACKING_URI"
 DESTINATION = "MLFLOW_ARTIFACTS_DESTINATION"
+STORAGE = (
+    "MLFLOW_S3_ENDPOINT_URL",
+    "MLFLOW_S3_IGNORE_TLS",
+    "MLFLOW_S3_EXPECTED_BUCKET_OWNER",
+    "MLFLOW_BOTO_CLIENT_ADDRESSING_STYLE",
+    "MLFLOW_EXPERIMENTAL_S3_SIGNATURE_VERSION",
+)
+"""MLflow's variables that say how it reaches artifacts."""
 WORKSPACE = "MLFLOW_WORKSPACE"
 DATABASES = ("sqlite", "postgresql", "postgres", "mysql", "mssql")
 HINT = (
@@ -33,6 +41,8 @@ class StoreConfig:
     backend_store_uri: str = field(repr=False)
     artifacts_destination: str | None = field(default=None, repr=False)
     registry_store_uri: str | None = field(default=None, repr=False)
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Variables for the artifact stores: the store's own over MLflow's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +78,17 @@ def choose(
         uri,
         destination or fallback.get(DESTINATION) or None,
         given.registry_store_uri or chosen.registry_store_uri,
+        {**_storage(mlflow), **_own(chosen)},
     )
+
+
+def _storage(mlflow: Mapping[str, str]) -> dict[str, str]:
+    return {name: mlflow[name] for name in STORAGE if name in mlflow}
+
+
+def _own(store: Store) -> dict[str, str]:
+    pairs = (text.partition("=") for text in store.environment or ())
+    return {name: value for name, _, value in pairs}
 
 
 def environment_variable(mlflow: Mapping[str, str]) -> str | None:

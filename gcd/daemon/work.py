@@ -104,7 +104,7 @@ class Worker:
         """Plan, and tell what would be collected; nothing is written."""
         collect: Counter[str] = Counter()
         kept: Counter[KeepReason] = Counter()
-        survey = Survey(store, Registry(), duty.settings, store.now())
+        survey = surveyed(duty, store)
         survey.choose()
         for plan in survey.plans():
             self.pulse.beat(duty.name)
@@ -157,7 +157,7 @@ class Worker:
         name = duty.name
         self.metrics.set("gcd_leader", 1, store=name)
         try:
-            survey = Survey(store, Registry(), duty.settings, store.now())
+            survey = surveyed(duty, store)
             watcher = Watcher(name, self.pulse, self.metrics)
             report = Collector(survey, lease, watcher, stop).collect()
         finally:
@@ -193,6 +193,12 @@ class Worker:
             exc_info=None if is_ours else error,
         )
         return Turn("failed", error=text, reason=halt(error))
+
+
+def surveyed(duty: Duty, store: TrackingStore) -> Survey:
+    """A survey of the store as of now."""
+    registry = Registry(options=duty.settings.options)
+    return Survey(store, registry, duty.settings, store.now())
 
 
 def look(store: TrackingStore) -> Seen:

@@ -30,26 +30,29 @@ def check_root(root: Root, gate: Gate) -> Keep | None:
 def check_evidence(root: Root, gate: Gate) -> Keep | None:
     """Is it the right root? An unmounted disk is an existing, empty folder."""
     uri, probe = place_uri(root.place), root.probe
+    is_disk = root.place.scheme == "file"
+    mend = "mount it" if is_disk else "create the bucket, or correct the endpoint"
     accept = f"`gcd doctor --accept-root {uri}` trusts it as it is"
     if probe.is_named_found:
         return None  # a tree that the database names is the strongest evidence of all
     is_remembered = root.remembered_identity is not None
     if is_remembered and probe.is_there and probe.identity != root.remembered_identity:
-        detail = f"{uri} is another disk or folder than before: mount the right one; or {accept}"
+        detail = f"{uri} is another {'disk or folder' if is_disk else 'store'} than before ({probe.identity}): {mend}; or {accept}"
         return Keep(KeepReason.UNREACHABLE, detail)
     if is_remembered or root.is_accepted:
         if probe.is_there:
             return None
-        return Keep(KeepReason.UNREACHABLE, f"{uri} is not there: mount it")
+        return Keep(KeepReason.UNREACHABLE, probe.problem or f"{uri} is not there: {mend}")
     if gate.collect_absent:
         return None
     if not probe.is_there:
         detail = (
-            f"{uri} is not there: mount it; `--absent-roots collect` if nobody ever logged a file"
+            f"{uri} is not there: {mend}; `--absent-roots collect` if nobody ever logged a file"
         )
         return Keep(KeepReason.UNREACHABLE, probe.problem or detail)
-    detail = f"no file that the database names is below {uri}: is it mounted? If it is, {accept}"
-    return Keep(KeepReason.UNREACHABLE, detail)
+    ask = "is it mounted? If it is" if is_disk else "is it the right one? If it is"
+    detail = f"no file that the database names is below {uri}: {ask}, {accept}"
+    return Keep(KeepReason.UNREACHABLE, probe.problem or detail)
 
 
 def check_health(root: Root, gate: Gate) -> Keep | None:

@@ -336,6 +336,7 @@ def end_cycle(conn: Connection, report: Report) -> None:
         "objects": report.usage.objects,
         "bytes": report.usage.bytes,
         "kept": {reason.value: count for reason, count in report.kept.items()},
+        "notes": list(report.notes),
     }
     values = {
         "ended_ms": to_millis(report.ended_at),

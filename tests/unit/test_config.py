@@ -91,6 +91,11 @@ KEYS: dict[str, tuple[tuple[Any, Any], tuple[str, Any], tuple[object, Any]]] = {
         (("00:00-24:00",), ("00:00-24:00",)),
     ),
     "stores.main.run_at_start": ((True, True), ("false", False), (True, True)),
+    "stores.main.environment": (
+        (["A=***"], ("A=***",)),  # what is shown has no values
+        ("B=1, C=2", ("B=1", "C=2")),
+        (["D="], ("D=",)),
+    ),
     "retention.older_than": (
         ("7d", timedelta(days=7)),
         ("6h", timedelta(hours=6)),
@@ -124,6 +129,9 @@ KEYS: dict[str, tuple[tuple[Any, Any], tuple[str, Any], tuple[object, Any]]] = {
     "artifacts.hosts": ((["a"], ("a",)), ('["b", "c:5000"]', ("b", "c:5000")), (("d",), ("d",))),
     "artifacts.absent_roots": (("collect", "collect"),) * 3,
     "artifacts.hands": ((1, 1), ("64", 64), (2, 2)),
+    "artifacts.versions": (("all", "all"),) * 3,
+    "artifacts.requests": ((1, 1), ("64", 64), (2, 2)),
+    "artifacts.objects_per_second": ((1, 1), ("3_000", 3000), (2, 2)),
     "purge.batch_runs": ((1, 1), ("2", 2), (3, 3)),
     "purge.batch_rows": ((1000, 1000), ("1_000_000", 1_000_000), ("2000", 2000)),
     "quota.max_entities": ((1, 1), ("2", 2), (3, 3)),
@@ -329,12 +337,15 @@ def test_the_sample_has_every_key_with_meaning_and_variable() -> None:
 
 def test_the_samples_store_is_right_once_its_signs_are_taken_away() -> None:
     text = re.sub(r"^#(?=[\[a-z])", "", sample(), flags=re.MULTILINE)
-    store = load(text, {"MLFLOW_DB_PASSWORD": SECRET}).store()
+    text = text.replace("${file:/etc/gcd/s3}", "${S3_SECRET}")
+    secrets = {"MLFLOW_DB_PASSWORD": SECRET, "S3_KEY": "key", "S3_SECRET": SECRET}
+    store = load(text, secrets).store()
     assert store.name == "main"
     assert store.backend_store_uri == f"postgresql://mlflow:{SECRET}@db.example.com/mlflow"
     assert store.artifacts_destination == "/srv/mlflow/artifacts"
     assert store.registry_store_uri == f"postgresql://mlflow:{SECRET}@db.example.com/registry"
-    assert load(text, {"MLFLOW_DB_PASSWORD": SECRET}).retention.shortest == timedelta(days=7)
+    assert store.environment == {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": SECRET}
+    assert load(text, secrets).retention.shortest == timedelta(days=7)
 
 
 @pytest.mark.parametrize("text", ['"', "\\", "a\tb\n\x7f", "é", "\x00", "#"])

@@ -356,9 +356,13 @@ def test_the_root_of_a_location_follows_from_mlflows_layout(path: str, root: str
 
 
 def test_a_bucket_is_its_own_root() -> None:
-    assert layout_root(Place("s3", "bucket", "team/1/"), "1", IN_BUCKET) == Place(
-        "s3", "bucket", ""
-    )
+    assert layout_root(Place("s3", "bucket", "team/1/"), "1", NOWHERE) == Place("s3", "bucket", "")
+
+
+def test_a_configured_place_in_a_bucket_is_the_root_of_what_lies_below_it() -> None:
+    """What is found elsewhere in the bucket says nothing of where proxied files are."""
+    assert layout_root(Place("s3", "bucket", "team/1/"), "1", IN_BUCKET) == BUCKET
+    assert layout_root(Place("s3", "bucket", "x/1/"), "1", IN_BUCKET) == Place("s3", "bucket", "")
 
 
 def test_a_known_root_around_a_location_is_its_root_the_nearest_first() -> None:

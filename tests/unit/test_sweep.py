@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import gcd.sweep
-from gcd.artifacts.base import ArtifactStore, Deleted
+from gcd.artifacts.base import ArtifactStore, Deleted, Deletion, Order
 from gcd.artifacts.local import LocalArtifactStore
 from gcd.errors import (
     BackendError,
@@ -551,3 +551,91 @@ def test_real_trees_with_many_hands(tmp_path: Path) -> None:
     assert {outcome.entry.id for outcome in outcomes} == set(range(450))
     assert sum((outcome.usage for outcome in outcomes), Usage()) == Usage(449, 449)
     assert {path.name for path in (tmp_path / "1").iterdir()} == {"live", "run7"}
+
+
+# Many with one request --------------------------------------------------------------------------
+
+
+class Together(MemoryArtifactStore):
+    """A store that takes many trees at once, and notes how many."""
+
+    def __init__(self) -> None:
+        super().__init__("bucket", "other", clock=lambda: NOW)
+        self.taken: list[int] = []
+        self.error: Exception | None = None
+        self.forgets = False
+
+    def delete_many(self, orders: Iterable[Order]) -> Iterator[Deletion]:
+        found = list(orders)
+        self.taken.append(len(found))
+        for number, order in enumerate(found):
+            if self.error is not None and number == 2:
+                raise self.error
+            if self.forgets and number == 2:
+                continue
+            result: Deleted | Exception
+            try:
+                order.permit()
+                result = self.delete(order.target, order.root)
+            except Exception as error:
+                result = error
+            yield Deletion(order, result)
+
+
+@pytest.fixture
+def together(bench: Bench) -> Together:
+    bench.store = bench.memory = store = Together()
+    return store
+
+
+def test_trees_are_handed_over_together(bench: Bench, together: Together) -> None:
+    entries = bench.fill(*map(entry, range(5)))
+    jobs = [entry(5, root=None), folder(6)]
+    outcomes = bench.run([*entries, *jobs])
+    assert {outcome.result for outcome in outcomes} == {Result.SWEPT}
+    assert outcomes[0] == Outcome(entry(0), Result.SWEPT, Usage(2, 6), changed_at=NOW)
+    assert together.taken == [5]
+    assert len(together.flushed) == 6
+    assert bench.left()["bucket"] == 0
+
+
+def test_each_of_them_has_its_veto_and_its_root(bench: Bench, together: Together) -> None:
+    def veto(entry: Entry) -> str | None:
+        if entry.id == 3:
+            raise StoreUnreachable("no database")
+        return "live again" if entry.id == 2 else None
+
+    bench.veto = veto
+    del bench.roots[OTHER]
+    entries = bench.fill(*map(entry, range(1, 5)), entry(9, OTHER))
+    one, two, three, four, nine = bench.run(entries)
+    assert (one.result, four.result) == (Result.SWEPT, Result.SWEPT)
+    assert two == Outcome(entry(2), Result.PARKED, error="live again")
+    assert three == Outcome(entry(3), Result.DEFERRED, error="no database")
+    assert nine.result is Result.DEFERRED
+    assert "nothing is known" in str(nine.error)
+    assert bench.left() == {"bucket": 4, "other": 2}
+
+
+@pytest.mark.parametrize("error", [PermanentArtifactError("no"), TransientArtifactError("no")])
+def test_what_a_store_raises_or_forgets_is_no_entrys_success(
+    bench: Bench, together: Together, error: Exception
+) -> None:
+    together.error = error
+    outcomes = bench.run(bench.fill(*map(entry, range(5))))
+    failed = Result.STUCK if isinstance(error, PermanentArtifactError) else Result.DEFERRED
+    assert [each.result for each in outcomes] == [Result.SWEPT] * 2 + [failed] * 3
+    together.error, together.forgets = None, True
+    outcomes = bench.run(bench.fill(*map(entry, range(5))))
+    assert [each.result for each in outcomes].count(Result.SWEPT) == 4
+    assert "did not tell" in str(outcomes[2].error)
+
+
+def test_vetoes_that_fail_do_not_close_a_root(bench: Bench, together: Together) -> None:
+    def veto(entry: Entry) -> str | None:
+        raise TransientArtifactError("the lease could not be renewed in time")
+
+    bench.veto = veto
+    bench.run(bench.fill(*map(entry, range(5))))
+    assert together.taken == [5]
+    assert bench.left()["bucket"] == 10

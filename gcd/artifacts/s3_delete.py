@@ -1,0 +1,381 @@
+"""Deletes many trees of S3 buckets at once: lists them, packs their keys into full requests, looks again.
+
+It must never delete a key that is not below a tree whose permit was asked immediately before, nor call
+a tree deleted that does not list empty.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import islice
+from os.path import commonprefix
+from threading import Lock, Semaphore
+
+from gcd.artifacts.base import Deleted, Deletion, Order
+from gcd.artifacts.s3_bucket import ATTEMPTS, Bucket, Failure, Item
+from gcd.artifacts.s3_errors import (
+    DENIED,
+    GONE,
+    THROTTLING,
+    Denied,
+    NotOffered,
+    Refused,
+    of_code,
+)
+from gcd.errors import (
+    ArtifactError,
+    LockedArtifactError,
+    PermanentArtifactError,
+    TransientArtifactError,
+)
+from gcd.model import Usage
+
+BATCH = 250
+"""Keys in a request. The protocol allows 1000; with fewer, eight hands have something to do already
+below 8000 keys, and real servers were faster for it."""
+GROUP = 500
+"""Trees that are worked on together: bounds memory."""
+SHARED_ROUNDS = 2
+"""How often keys of several trees share requests."""
+ROUNDS = 5
+"""How often a tree is listed and what is left of it deleted, before it is given up for now."""
+NOT_IN_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
+"""Characters that a request for many keys cannot carry: the store would look for another key."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class Tree:
+    """What is known of one tree while it is deleted."""
+
+    order: Order
+    bucket: Bucket
+    usage: Usage = field(default_factory=Usage)
+    changed_at: datetime | None = None
+    is_counted: bool = False
+    """Whether it was listed once: what is listed later was counted then."""
+    is_gone: bool = False
+    is_forbidden: bool = False
+    failure: Exception | None = None
+    """Why it is given up."""
+    trouble: Exception | None = None
+    """Why something of it may be left."""
+
+    @property
+    def prefix(self) -> str:
+        """The raw prefix of its keys, ending in "/"."""
+        return self.order.target.place.path
+
+    @property
+    def is_open(self) -> bool:
+        """Whether something is still to be done about it."""
+        return not self.is_gone and self.failure is None
+
+    def count(self, page: Sequence[Item]) -> None:
+        """Add what a page of its first listing holds."""
+        objects = sum(not item.is_marker for item in page)
+        self.usage += Usage(objects, sum(item.size for item in page))
+        times = [item.changed_at for item in page if item.changed_at is not None]
+        self.changed_at = max(filter(None, [*times, self.changed_at]), default=None)
+
+    def is_permitted(self) -> bool:
+        """Ask whether it may still be deleted; a refusal is final."""
+        if self.is_forbidden:
+            return False
+        try:
+            self.order.permit()
+        except Exception as error:  # whoever forbids says it by whatever it raises
+            self.is_forbidden, self.failure = True, error
+            return False
+        return True
+
+    def give_up(self, error: Exception) -> None:
+        """Note why it cannot be deleted: the longest that the store holds it, or the first reason."""
+        if self.failure is None or _holds_longer(error, self.failure):
+            self.failure = error
+
+    def result(self) -> Deleted | Exception:
+        """How it went."""
+        if self.failure is not None:
+            return self.failure
+        if self.is_gone:
+            return Deleted(self.usage, self.changed_at)
+        text = f"bucket {self.bucket.name}: what the store says it deleted is still listed"
+        return self.trouble or TransientArtifactError(text)
+
+
+Piece = tuple[Tree, Item]
+
+
+@dataclass(slots=True)
+class Packer:
+    """Keys of one bucket on their way into full requests."""
+
+    waiting: list[Piece] = field(default_factory=list)
+    lock: Lock = field(default_factory=Lock)
+
+    def add(self, tree: Tree, page: Iterable[Item]) -> list[list[Piece]]:
+        """Take keys; the requests that are full now."""
+        with self.lock:
+            self.waiting += ((tree, item) for item in page)
+            full = len(self.waiting) - len(self.waiting) % BATCH
+            batches = [self.waiting[at : at + BATCH] for at in range(0, full, BATCH)]
+            self.waiting = self.waiting[full:]
+            return batches
+
+    def rest(self) -> list[Piece]:
+        """The last keys."""
+        with self.lock:
+            rest, self.waiting = self.waiting, []
+            return rest
+
+
+class BulkDeletion:
+    """Deletes trees in groups, with so many hands for listing and as many for deleting."""
+
+    def __init__(
+        self, bucket_of: Callable[[Order], Bucket], hands: int, *, all_versions: bool
+    ) -> None:
+        self.bucket_of = bucket_of
+        self.hands = hands
+        self.all_versions = all_versions
+        self._room = Semaphore(2 * hands)
+        """Requests that are packed and not answered: who lists waits for room."""
+
+    def run(self, orders: Iterable[Order]) -> Iterator[Deletion]:
+        """A deletion for each order, group by group."""
+        waiting = iter(orders)
+        while group := list(islice(waiting, GROUP)):
+            yield from self._group(group)
+
+    def _group(self, orders: Sequence[Order]) -> list[Deletion]:
+        trees: list[Tree] = []
+        refused: list[Deletion] = []
+        for order in orders:
+            try:
+                trees.append(Tree(order, self.bucket_of(order)))
+            except Exception as error:  # one order's trouble is not another's
+                refused.append(Deletion(order, error))
+        for bucket in dict.fromkeys(tree.bucket for tree in trees):
+            abort_uploads(bucket, [tree for tree in trees if tree.bucket is bucket])
+        with (
+            ThreadPoolExecutor(self.hands, thread_name_prefix="gcd-s3-list") as listing,
+            ThreadPoolExecutor(self.hands, thread_name_prefix="gcd-s3-delete") as deleting,
+        ):
+            for number in range(ROUNDS):
+                if not self._round(number, trees, listing, deleting):
+                    break
+        return [*refused, *(Deletion(tree.order, tree.result()) for tree in trees)]
+
+    def _round(
+        self,
+        number: int,
+        trees: Sequence[Tree],
+        listing: ThreadPoolExecutor,
+        deleting: ThreadPoolExecutor,
+    ) -> bool:
+        """List the trees that are not known to be gone, and delete what is listed; False if none is.
+
+        The round after the last deletion is what shows that a tree is gone.
+        """
+        left = [tree for tree in trees if tree.is_open]
+        for bucket in {tree.bucket for tree in left if tree.trouble is not None}:
+            bucket.pace.pause(number)
+        # What fails again and again may be one tree's fault: in the end each is by itself.
+        together = {tree: tree.bucket if number < SHARED_ROUNDS else tree for tree in left}
+        packers = {owner: Packer() for owner in together.values()}
+
+        def send(bucket: Bucket, batch: list[Piece]) -> None:
+            self._room.acquire()
+            deleting.submit(self._send, bucket, batch)
+
+        def empty(tree: Tree) -> None:
+            for page in self._listed(tree):
+                for batch in packers[together[tree]].add(tree, page):
+                    send(tree.bucket, batch)
+
+        list(listing.map(empty, left))
+        for packer in packers.values():
+            if rest := packer.rest():
+                send(rest[0][0].bucket, rest)
+        for _ in range(2 * self.hands):  # all room is free once all requests are answered
+            self._room.acquire()
+        self._room.release(2 * self.hands)
+        return bool(left)
+
+    def _listed(self, tree: Tree) -> Iterator[list[Item]]:
+        """The pages of a tree, counted; one without any is gone, one that fails is given up."""
+        tree.trouble = None
+        is_empty = True
+        try:
+            for page in tree.bucket.pages(tree.prefix, all_versions=self.all_versions):
+                is_empty = is_empty and not page
+                if not tree.is_counted:
+                    tree.count(page)
+                if tree.is_forbidden:
+                    return
+                yield page
+        except Exception as error:  # a hand outlives whatever the library raises
+            tree.give_up(error)
+            return
+        tree.is_counted = True
+        tree.is_gone = is_empty
+
+    # -- deleting ----------------------------------------------------------------------------------
+
+    def _send(self, bucket: Bucket, batch: list[Piece]) -> None:
+        """Delete a batch; whatever is raised is a reason to look again."""
+        try:
+            is_odd = [
+                bucket.takes_one_by_one or NOT_IN_XML.search(item.key) is not None
+                for _, item in batch
+            ]
+            many = [piece for piece, odd in zip(batch, is_odd, strict=True) if not odd]
+            one_by_one = [piece for piece, odd in zip(batch, is_odd, strict=True) if odd]
+            try:
+                self._delete(bucket, many, self._many)
+            except Denied:
+                for tree in dict.fromkeys(tree for tree, _ in many):
+                    self._alone(bucket, [piece for piece in many if piece[0] is tree], self._many)
+            except PermanentArtifactError as error:
+                bucket.takes_one_by_one |= isinstance(error, NotOffered)
+                one_by_one = batch
+            for piece in one_by_one:
+                self._alone(bucket, [piece], self._one)
+        except Exception as error:  # a hand outlives whatever the library raises
+            for tree in {tree for tree, _ in batch}:
+                tree.trouble = error
+        finally:
+            self._room.release()
+
+    def _alone(
+        self,
+        bucket: Bucket,
+        pieces: list[Piece],
+        request: Callable[[Bucket, list[Piece]], dict[Item, Failure]],
+    ) -> None:
+        """Delete what is one tree's, so that a refusal is that tree's and no other's."""
+        try:
+            self._delete(bucket, pieces, request)
+        except PermanentArtifactError as error:
+            for tree in {tree for tree, _ in pieces}:
+                tree.give_up(error)
+
+    def _delete(
+        self,
+        bucket: Bucket,
+        pieces: list[Piece],
+        request: Callable[[Bucket, list[Piece]], dict[Item, Failure]],
+    ) -> None:
+        """Send one request when its turn comes, permits asked before it; again while it is refused.
+
+        A request of which it is not known what it did is not sent again: the next listing tells.
+        """
+        for attempt in range(1, ATTEMPTS + 1):
+            if not pieces:
+                return
+            bucket.pace.check()
+            bucket.pace.admit(len(pieces))
+            try:
+                with bucket.slots:
+                    concerned = {tree for tree, _ in pieces}
+                    permitted = {tree for tree in concerned if tree.is_permitted()}
+                    pieces = [piece for piece in pieces if piece[0] in permitted]
+                    failed = request(bucket, pieces) if pieces else {}
+                break
+            except Refused as error:
+                if attempt < ATTEMPTS:
+                    bucket.pace.pause(attempt)
+                    continue
+                for tree in permitted:
+                    tree.give_up(error)
+                return
+        for tree, item in pieces:
+            if item in failed:
+                self._note(bucket, tree, item, failed[item])
+
+    @staticmethod
+    def _many(bucket: Bucket, pieces: list[Piece]) -> dict[Item, Failure]:
+        return bucket.delete([item for _, item in pieces])
+
+    @staticmethod
+    def _one(bucket: Bucket, pieces: list[Piece]) -> dict[Item, Failure]:
+        for _, item in pieces:
+            if failure := bucket.delete_one(item):
+                return {item: failure}
+        return {}
+
+    @staticmethod
+    def _note(bucket: Bucket, tree: Tree, item: Item, failure: Failure) -> None:
+        """Take down what the store said of one key."""
+        if failure.code in GONE:
+            return
+        if failure.code in THROTTLING:
+            bucket.pace.throttled()
+        action = "s3:DeleteObjectVersion" if item.version else "s3:DeleteObject"
+        where = f"bucket {bucket.name}, key {item.key!r}"
+        error = of_code(failure.code, failure.message, where, action)
+        if isinstance(error, TransientArtifactError):
+            tree.trouble = error
+        elif failure.code in DENIED and item.version:
+            tree.give_up(_held(bucket, item) or error)
+        else:
+            tree.give_up(error)
+
+
+def _held(bucket: Bucket, item: Item) -> LockedArtifactError | None:
+    """The hold that the store has on a version, None if it has none or does not say."""
+    where = f"bucket {bucket.name}, key {item.key!r}"
+    if bucket.has_legal_hold(item):
+        hint = "remove the hold, then `gcd retry`"
+        return LockedArtifactError(f"{where}: a version is under legal hold", hint=hint)
+    until = bucket.locked_until(item)
+    if until is None:
+        return None
+    return LockedArtifactError(f"{where}: a version is retained until {until}", until=until)
+
+
+def _holds_longer(new: Exception, old: Exception) -> bool:
+    """Whether an error says that the store holds something longer than another does."""
+    if not isinstance(new, LockedArtifactError):
+        return False
+    if not isinstance(old, LockedArtifactError):
+        return isinstance(old, ArtifactError)
+    return old.until is not None and (new.until is None or new.until > old.until)
+
+
+# -- uploads -----------------------------------------------------------------------------------------
+
+
+def abort_uploads(bucket: Bucket, trees: Sequence[Tree]) -> None:
+    """Abort the uploads below the trees that nobody finished: their bytes are in no listing of objects.
+
+    One listing for all the trees. Where it is not allowed, or not known, there is a warning.
+    """
+    by_prefix = {tree.prefix: tree for tree in trees}
+    shared = commonprefix(list(by_prefix))  # noqa: RUF071 - cut at its last "/" below
+    if not bucket.tells_uploads:
+        return
+    try:
+        for key, upload in bucket.uploads(shared[: shared.rfind("/") + 1]):
+            tree = _tree_around(key, by_prefix)
+            if tree is not None and tree.is_permitted():
+                bucket.abort(key, upload)
+    except (NotOffered, Denied) as error:
+        bucket.tells_uploads = False
+        logger.warning("unfinished uploads are not looked for: %s", error)
+    except Exception as error:  # as for a listing of objects
+        for tree in trees:
+            tree.give_up(error)
+
+
+def _tree_around(key: str, by_prefix: Mapping[str, Tree]) -> Tree | None:
+    """The tree that a key lies in."""
+    ends = (at + 1 for at, character in enumerate(key) if character == "/")
+    return next((by_prefix[key[:end]] for end in ends if key[:end] in by_prefix), None)
