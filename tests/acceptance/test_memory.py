@@ -36,7 +36,9 @@ SERIES = {
 }
 
 
-@pytest.mark.parametrize("server", ["sqlite", "postgresql"], indirect=True)
+@pytest.mark.parametrize(
+    "server", ["sqlite", pytest.param("postgresql", marks=pytest.mark.soak)], indirect=True
+)
 def test_a_plan_over_a_million_runs_fits_into_150_mb(store: RealStore, tmp_path: Path) -> None:
     experiment = store.experiment("e")
     store.run(experiment)

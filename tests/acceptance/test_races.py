@@ -163,7 +163,7 @@ def race(store: RealStore, seconds: float) -> Race:
 
 
 def test_no_acknowledged_restore_loses_anything(store: RealStore) -> None:
-    settle(race(store, 20))
+    settle(race(store, 12))
 
 
 @pytest.mark.soak
