@@ -6,17 +6,13 @@ a tree deleted that does not list empty.
 
 from __future__ import annotations
 
-import logging
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from datetime import datetime
 from itertools import islice
-from os.path import commonprefix
-from threading import Lock, Semaphore
+from threading import Semaphore
 
-from gcd.artifacts.base import Deleted, Deletion, Order
+from gcd.artifacts.base import Deletion, Order
 from gcd.artifacts.s3_bucket import ATTEMPTS, Bucket, Failure, Item
 from gcd.artifacts.s3_errors import (
     DENIED,
@@ -27,17 +23,14 @@ from gcd.artifacts.s3_errors import (
     Refused,
     of_code,
 )
+from gcd.artifacts.s3_tree import Packer, Piece, Tree
+from gcd.artifacts.s3_uploads import abort_uploads
 from gcd.errors import (
-    ArtifactError,
     LockedArtifactError,
     PermanentArtifactError,
     TransientArtifactError,
 )
-from gcd.model import Usage
 
-BATCH = 250
-"""Keys in a request. The protocol allows 1000; with fewer, eight hands have something to do already
-below 8000 keys, and real servers were faster for it."""
 GROUP = 500
 """Trees that are worked on together: bounds memory."""
 SHARED_ROUNDS = 2
@@ -46,94 +39,6 @@ ROUNDS = 5
 """How often a tree is listed and what is left of it deleted, before it is given up for now."""
 NOT_IN_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 """Characters that a request for many keys cannot carry: the store would look for another key."""
-
-logger = logging.getLogger(__name__)
-
-
-@dataclass(slots=True, eq=False)
-class Tree:
-    """What is known of one tree while it is deleted."""
-
-    order: Order
-    bucket: Bucket
-    usage: Usage = field(default_factory=Usage)
-    changed_at: datetime | None = None
-    is_counted: bool = False
-    """Whether it was listed once: what is listed later was counted then."""
-    is_gone: bool = False
-    is_forbidden: bool = False
-    failure: Exception | None = None
-    """Why it is given up."""
-    trouble: Exception | None = None
-    """Why something of it may be left."""
-
-    @property
-    def prefix(self) -> str:
-        """The raw prefix of its keys, ending in "/"."""
-        return self.order.target.place.path
-
-    @property
-    def is_open(self) -> bool:
-        """Whether something is still to be done about it."""
-        return not self.is_gone and self.failure is None
-
-    def count(self, page: Sequence[Item]) -> None:
-        """Add what a page of its first listing holds."""
-        objects = sum(not item.is_marker for item in page)
-        self.usage += Usage(objects, sum(item.size for item in page))
-        times = [item.changed_at for item in page if item.changed_at is not None]
-        self.changed_at = max(filter(None, [*times, self.changed_at]), default=None)
-
-    def is_permitted(self) -> bool:
-        """Ask whether it may still be deleted; a refusal is final."""
-        if self.is_forbidden:
-            return False
-        try:
-            self.order.permit()
-        except Exception as error:  # whoever forbids says it by whatever it raises
-            self.is_forbidden, self.failure = True, error
-            return False
-        return True
-
-    def give_up(self, error: Exception) -> None:
-        """Note why it cannot be deleted: the longest that the store holds it, or the first reason."""
-        if self.failure is None or _holds_longer(error, self.failure):
-            self.failure = error
-
-    def result(self) -> Deleted | Exception:
-        """How it went."""
-        if self.failure is not None:
-            return self.failure
-        if self.is_gone:
-            return Deleted(self.usage, self.changed_at)
-        text = f"bucket {self.bucket.name}: what the store says it deleted is still listed"
-        return self.trouble or TransientArtifactError(text)
-
-
-Piece = tuple[Tree, Item]
-
-
-@dataclass(slots=True)
-class Packer:
-    """Keys of one bucket on their way into full requests."""
-
-    waiting: list[Piece] = field(default_factory=list)
-    lock: Lock = field(default_factory=Lock)
-
-    def add(self, tree: Tree, page: Iterable[Item]) -> list[list[Piece]]:
-        """Take keys; the requests that are full now."""
-        with self.lock:
-            self.waiting += ((tree, item) for item in page)
-            full = len(self.waiting) - len(self.waiting) % BATCH
-            batches = [self.waiting[at : at + BATCH] for at in range(0, full, BATCH)]
-            self.waiting = self.waiting[full:]
-            return batches
-
-    def rest(self) -> list[Piece]:
-        """The last keys."""
-        with self.lock:
-            rest, self.waiting = self.waiting, []
-            return rest
 
 
 class BulkDeletion:
@@ -339,43 +244,3 @@ def _held(bucket: Bucket, item: Item) -> LockedArtifactError | None:
     if until is None:
         return None
     return LockedArtifactError(f"{where}: a version is retained until {until}", until=until)
-
-
-def _holds_longer(new: Exception, old: Exception) -> bool:
-    """Whether an error says that the store holds something longer than another does."""
-    if not isinstance(new, LockedArtifactError):
-        return False
-    if not isinstance(old, LockedArtifactError):
-        return isinstance(old, ArtifactError)
-    return old.until is not None and (new.until is None or new.until > old.until)
-
-
-# -- uploads -----------------------------------------------------------------------------------------
-
-
-def abort_uploads(bucket: Bucket, trees: Sequence[Tree]) -> None:
-    """Abort the uploads below the trees that nobody finished: their bytes are in no listing of objects.
-
-    One listing for all the trees. Where it is not allowed, or not known, there is a warning.
-    """
-    by_prefix = {tree.prefix: tree for tree in trees}
-    shared = commonprefix(list(by_prefix))  # noqa: RUF071 - cut at its last "/" below
-    if not bucket.tells_uploads:
-        return
-    try:
-        for key, upload in bucket.uploads(shared[: shared.rfind("/") + 1]):
-            tree = _tree_around(key, by_prefix)
-            if tree is not None and tree.is_permitted():
-                bucket.abort(key, upload)
-    except (NotOffered, Denied) as error:
-        bucket.tells_uploads = False
-        logger.warning("unfinished uploads are not looked for: %s", error)
-    except Exception as error:  # as for a listing of objects
-        for tree in trees:
-            tree.give_up(error)
-
-
-def _tree_around(key: str, by_prefix: Mapping[str, Tree]) -> Tree | None:
-    """The tree that a key lies in."""
-    ends = (at + 1 for at, character in enumerate(key) if character == "/")
-    return next((by_prefix[key[:end]] for end in ends if key[:end] in by_prefix), None)

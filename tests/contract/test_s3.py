@@ -54,9 +54,8 @@ class TestOnServers(_OnServer):
         }
         return [name for name in names if name not in refused[self.server.name]]
 
+    @pytest.mark.parametrize("objects", ["seaweedfs"], indirect=True)  # moto takes any credentials
     def test_wrong_credentials_are_one_clear_sentence(self) -> None:
-        if self.server.name == "moto":
-            pytest.skip("moto takes any credentials")
         for name, mend in (("SECRET_ACCESS_KEY", "secret"), ("ACCESS_KEY_ID", "access key")):
             store = self.server.store({f"AWS_{name}": "not-the-right-one"})
             problem = store.probe(self.root, ()).problem
