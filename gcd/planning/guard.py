@@ -211,9 +211,8 @@ def known_roots(scope: Scope) -> tuple[Place, ...]:
 def layout_root(location: Place, experiment_id: str, scope: Scope) -> Place:
     """The storage root of an experiment's location, by MLflow's layout of artifact roots."""
     around = [root for root in known_roots(scope) if contains(root, location)]
-    if (
-        around
-    ):  # also of a bucket: files found elsewhere in it do not prove what proxied URIs map to
+    # Of a bucket too: files found elsewhere in it do not prove what proxied URIs map to.
+    if around:
         return max(around, key=lambda root: len(root.path))
     if location.scheme != "file":
         return Place(location.scheme, location.authority, "")

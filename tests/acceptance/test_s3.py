@@ -220,3 +220,19 @@ def test_a_collection_of_local_files_imports_no_sdk(store: RealStore) -> None:
     )
     assert "gcd.artifacts.mounts" in done.stderr
     assert "boto" not in done.stderr
+
+
+@ON_MOTO
+def test_what_a_version_names_in_hadoops_way_stays(buckets: Buckets) -> None:
+    """Spark calls a bucket s3a: the same files, whatever the scheme."""
+    store = buckets.store
+    experiment = buckets.experiment("e")
+    run, free = buckets.run(experiment), buckets.run(experiment)
+    store.version("spark", f"s3a://{buckets.bucket}/ml flow/e/{run}/artifacts/model")
+    store.delete(run, free)
+    before = buckets.keys()
+
+    assert decisions(store.uri) == {run: "registered", free: "collect"}
+    collect(store.uri)
+
+    assert buckets.keys() == {key for key in before if f"/{free}/" not in key}
