@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -14,6 +15,7 @@ from sqlalchemy.engine import Connection
 
 from gcd.store.eraser import SLICE, Eraser, slices
 from gcd.store.lease import Lease
+from gcd.store.read import NOW
 from gcd.store.references import ALL, ENTITY_TABLES, OWNERS, Action, Reference
 from gcd.store.schema import Schema
 from gcd.store.tracking import TrackingStore
@@ -25,6 +27,8 @@ DELETED_VERSION = "Deleted_Internal"
 VERSION_TAGS = "model_version_tags"
 FEW = 100
 """Model versions in one condition."""
+YOUNG = timedelta(days=1)
+"""A link younger than this may name a trace that its client has yet to send."""
 NUMBER = "^[0-9]{1,18}$"
 
 
@@ -73,7 +77,16 @@ def is_ownerless(
 ) -> sa.ColumnElement[bool]:
     """That a row refers in this way to what is not there."""
     owner = schema.table(reference.to).alias()
-    return sa.and_(*says(reference, rows), ~naming(reference, rows, owner))
+    missing_owner = ~naming(reference, rows, owner)
+    return sa.and_(*says(reference, rows), missing_owner, *is_settled(schema, rows))
+
+
+def is_settled(schema: Schema, rows: sa.FromClause) -> list[sa.ColumnElement[bool]]:
+    """That a row is not so young that its owner may be on its way: MLflow links traces unseen."""
+    if "created_time" not in rows.c:
+        return []
+    now: sa.ColumnElement[int] = sa.literal_column(f"({NOW[schema.catalogue.dialect]})")
+    return [rows.c.created_time < now - YOUNG // timedelta(milliseconds=1)]
 
 
 def goes(schema: Schema, table: str, rows: sa.FromClause) -> list[sa.ColumnElement[bool]]:

@@ -1000,6 +1000,27 @@ def mlflow_gc(store: RealStore, *arguments: str) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+def age_links(store: RealStore) -> None:
+    """Let all links be two days old: a younger one may name what is yet to come."""
+    store.sql("UPDATE entity_associations SET created_time = :at", at=now_ms() - 2 * DAY)
+
+
+def test_sweep_rows_leaves_a_link_whose_trace_may_be_on_its_way(store: RealStore) -> None:
+    run = store.run(store.experiment("e"))
+    store.client.link_traces_to_run(["tr-" + "5" * 32], run)
+    before = look(store)
+    assert len(before.tables["entity_associations"]) == 1
+
+    done = gcd("sweep-rows", uri=store.uri)
+
+    assert done.stdout.strip() == "0 rows deleted", shown(done)
+    assert before.against(look(store)) == []
+    age_links(store)
+    assert json.loads(gcd("sweep-rows", "--dry-run", "--json", uri=store.uri).stdout)["rows"] == 1
+    gcd("sweep-rows", uri=store.uri)
+    assert look(store).tables["entity_associations"] == []
+
+
 def test_sweep_rows_removes_what_mlflow_gc_left_and_nothing_else(store: RealStore) -> None:
     gone, live = whole(store, "gone"), whole(store, "live")
     run, model = store.run(live.experiment, dataset="d"), store.logged_model(live.runs[0], "m-gone")
@@ -1015,6 +1036,7 @@ def test_sweep_rows_removes_what_mlflow_gc_left_and_nothing_else(store: RealStor
     store.client.delete_logged_model(model)
     store.client.delete_experiment(gone.experiment)
     entities = {*inside(store.database, gone.experiment), run, model}
+    age_links(store)
     before = look(store)
     ideal = before.without([gone.experiment, run, model])
     mlflow_gc(store)
@@ -1048,6 +1070,7 @@ def test_sweep_rows_counts_beforehand_what_it_then_deletes(store: RealStore) -> 
     made = whole(store, "gone")
     store.client.delete_experiment(made.experiment)
     mlflow_gc(store)
+    age_links(store)
     before = read_tables(store.database)
 
     dry = json.loads(gcd("sweep-rows", "--dry-run", "--json", uri=store.uri).stdout)
