@@ -33,6 +33,7 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in list(os.environ):
         if name.startswith(("GCD_", "MLFLOW_")) and name != "GCD_TEST_REQUIRE_SERVERS":
             del os.environ[name]
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or each start of gcd compiles it anew
     os.environ.update(SETTINGS)
     os.environ["PYTHONPATH"] = str(HERE / "guard")
     guard.install()

@@ -70,16 +70,7 @@ def look(store: RealStore) -> Snapshot:
 
 def hold(store: RealStore, *arguments: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
     """`gcd hold ...`, which has to end with `expect`."""
-    done = subprocess.run(
-        [sys.executable, "-m", "gcd", "hold", *arguments, "--backend-store-uri", store.uri],
-        cwd=empty_folder(),
-        env=environment(),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=False,
-    )
+    done = gcd("hold", *arguments, "--backend-store-uri", store.uri)
     assert done.returncode == expect, shown(done)
     assert "Traceback" not in done.stderr, shown(done)
     return done
