@@ -60,6 +60,8 @@ CYCLE = ("gc", "--older-than", "0s", "--yes")
 ONE_BY_ONE = {"GCD_PURGE__BATCH_RUNS": "1"}
 ON_ONE = pytest.mark.parametrize("server", ["sqlite"], indirect=True)
 """For what no database has a part in."""
+AT_A_LOCK = 1.5
+"""Seconds in which `gcd hold` comes to what it has to wait for, and would be through otherwise."""
 NOTHING = {"run": 0, "logged_model": 0, "experiment": 0, "trace": 0, "job": 0}
 
 
@@ -222,7 +224,7 @@ def test_a_hold_waits_for_the_purge_that_is_under_way_and_is_told(
     moment = Moment("before", "commit", rf"DELETE FROM {table}\b")
     with stopped(moment, *CYCLE, uri=store.uri) as gc:
         process = holding(store, entity)
-        time.sleep(3)
+        time.sleep(AT_A_LOCK)
         assert process.poll() is None, process.communicate()
         done = resumed(gc)
         _, err = process.communicate(timeout=120)
@@ -276,7 +278,7 @@ def test_a_hold_on_an_experiment_wins_in_the_middle_of_a_purge_in_it(
     moment = Moment("before", "statement", rf"DELETE FROM {table}\b")
     with stopped(moment, *CYCLE, uri=store.uri) as gc:
         process = holding(store, made.experiment)
-        deadline = time.monotonic() + 4
+        deadline = time.monotonic() + AT_A_LOCK
         while process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.05)
         seen = there(store.database) if process.poll() is not None else None
