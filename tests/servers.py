@@ -195,6 +195,7 @@ class Mariadb:
         dump = shutil.which("mariadb-dump") or shutil.which("mysqldump") or "mariadb-dump"
         load = shutil.which("mariadb") or shutil.which("mysql") or "mariadb"
         flags = ["--triggers", "--hex-blob", "--skip-lock-tables", "--skip-comments"]
+        flags += ["--skip-add-locks", "--skip-disable-keys", "--skip-add-drop-table"]  # is empty
         text = subprocess.run(
             [dump, *self.client, *flags, original.name], capture_output=True, check=True
         ).stdout

@@ -7,7 +7,6 @@ import json
 import os
 import stat
 import subprocess
-import sys
 import time
 import warnings
 import zlib
@@ -19,13 +18,12 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from click.testing import CliRunner
 
-from tests.mlflow_store import DAY, RealStore, now_ms
+from tests.mlflow_store import DAY, RealStore, now_ms, release
 from tests.program import (
     collect,
     decisions,
-    empty_folder,
-    environment,
     gcd,
     gcd_as_nobody,
     report,
@@ -49,6 +47,7 @@ from tests.whole import (
 )
 
 with warnings.catch_warnings(action="ignore"):  # MLflow's own, at import
+    from mlflow.cli import cli as mlflow_cli
     from mlflow.entities import RunStatus
     from mlflow.entities.workspace import Workspace
     from mlflow.store.jobs.sqlalchemy_store import SqlAlchemyJobStore
@@ -980,17 +979,14 @@ def test_retry_parks_again_what_is_still_needed(store: RealStore) -> None:
 
 def mlflow_gc(store: RealStore, *arguments: str) -> None:
     """What users ran before."""
-    done = subprocess.run(
-        [sys.executable, "-m", "mlflow", "gc", "--backend-store-uri", store.uri, *arguments],
-        cwd=empty_folder(),
-        env={**environment(), "MLFLOW_TRACKING_URI": store.uri},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    with store.as_tracking():
+        done = CliRunner().invoke(
+            mlflow_cli,
+            ["gc", "--backend-store-uri", store.uri, *arguments],
+            env={"MLFLOW_TRACKING_URI": store.uri},
+        )
+    assert done.exit_code == 0, done.output[-3000:]
+    release(store.uri)
 
 
 def age_links(store: RealStore) -> None:
