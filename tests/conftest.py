@@ -33,9 +33,19 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in list(os.environ):
         if name.startswith(("GCD_", "MLFLOW_")) and name != "GCD_TEST_REQUIRE_SERVERS":
             del os.environ[name]
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or each start of gcd compiles it anew
     os.environ.update(SETTINGS)
     os.environ["PYTHONPATH"] = str(HERE / "guard")
     guard.install()
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """For `-n auto`: one more than there are processors, since many tests wait for something."""
+    return (
+        len(os.sched_getaffinity(0)) + 1
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count() or 1
+    )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
