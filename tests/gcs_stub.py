@@ -198,6 +198,9 @@ class Handler(BaseHTTPRequestHandler):
                 parts = PART.findall(body)
                 count = len(parts)
                 return batched(self.stub, [split(url) for _, url in parts], fault)
+            if operation == "token":
+                told = {"access_token": "a-token", "expires_in": 3600, "token_type": "Bearer"}
+                return Reply(200, json.dumps(told))
             if path[1] not in self.stub.objects:
                 return error(404, "notFound", "The specified bucket does not exist.")
             if operation == "list":
@@ -208,8 +211,8 @@ class Handler(BaseHTTPRequestHandler):
                 wanted = parse_qs(urlsplit(self.path).query)["permissions"]
                 granted = [each for each in wanted if each not in self.stub.denied]
                 return Reply(200, json.dumps({"permissions": granted}))
-            told = self.stub.about if operation == "object" else self.stub.settings
-            return Reply(200, json.dumps({"name": path[-1], **told}))
+            about = self.stub.about if operation == "object" else self.stub.settings
+            return Reply(200, json.dumps({"name": path[-1], **about}))
         finally:
             self.stub.seen.append((operation, count))
 
@@ -241,7 +244,7 @@ def split(url: str) -> tuple[list[str], dict[str, str]]:
 def operation_of(command: str, path: list[str]) -> str:
     """What a request asks for."""
     if command == "POST":
-        return "batch"
+        return "token" if path[-1] == "token" else "batch"
     if command == "DELETE":
         return "delete"
     if path[2:] == ["iam", "testPermissions"]:
@@ -290,9 +293,7 @@ def listing(stub: Stub, bucket: str, query: dict[str, str], fault: Fault | None)
     return Reply(200, json.dumps(told))
 
 
-def deleted(
-    stub: Stub, bucket: str, key: str, query: dict[str, str], fault: Fault | None
-) -> Reply:
+def deleted(stub: Stub, bucket: str, key: str, query: dict[str, str], fault: Fault | None) -> Reply:
     """The reply to the deletion of one object."""
     if fault and fault.how == "deny" and fault.part in key:
         return error(fault.status, fault.reason, fault.text)

@@ -15,7 +15,7 @@ from google.cloud.storage import Blob
 from google.cloud.storage.batch import Batch
 
 from gcd.artifacts.buckets import Bucket, Denied, Item, NotOffered
-from gcd.artifacts.gcs_errors import CREDENTIALS, ENDPOINT, FOREIGN, of_reply, translated
+from gcd.artifacts.gcs_errors import CREDENTIALS, FOREIGN, of_reply, translated
 from gcd.artifacts.gcs_session import TIMEOUT
 from gcd.artifacts.pace import Pace
 from gcd.durations import format_duration
@@ -88,9 +88,8 @@ class GCSBucket(Bucket):
         token: str | None = None
         seen = set()
         while True:
-            reply = self._page(prefix, token, all_versions, limit or PAGE)
-            yield [self._item(each, prefix) for each in reply.get("items", ())]
-            token = reply.get("nextPageToken")
+            page, token = self._page(prefix, token, all_versions, limit or PAGE)
+            yield page
             if not token:
                 return
             if token in seen:
@@ -99,8 +98,10 @@ class GCSBucket(Bucket):
 
     def _page(
         self, prefix: str, token: str | None, all_versions: bool, size: int
-    ) -> Mapping[str, Any]:
-        def ask() -> Any:
+    ) -> tuple[list[Item], str | None]:
+        """One page, and where the next one begins."""
+
+        def ask() -> tuple[list[Item], str | None]:
             found = self._client.list_blobs(
                 self._bucket,
                 prefix=prefix,
@@ -110,23 +111,18 @@ class GCSBucket(Bucket):
                 fields=FIELDS,
                 **ONCE,
             )
-            return next(found.pages).raw_page
+            reply = next(found.pages).raw_page
+            if reply["kind"] != "storage#objects":
+                raise ValueError(reply["kind"])  # what a proxy answers is no empty listing
+            items = [self._item(each, prefix) for each in reply.get("items", ())]
+            return items, reply.get("nextPageToken")
 
-        reply = self.again(lambda: self._call(ask, LIST))
-        if not isinstance(reply, dict) or reply.get("kind") != "storage#objects":
-            raise TransientArtifactError(
-                f"bucket {self.name}: the reply is no listing", hint=ENDPOINT
-            )
-        return reply
+        return self.again(lambda: self._call(ask, LIST))
 
     def _item(self, found: Mapping[str, Any], prefix: str) -> Item:
-        try:
-            key, generation, size = found["name"], str(found["generation"]), int(found["size"])
-            made_at = datetime.fromisoformat(found["timeCreated"])
-        except (TypeError, LookupError, ValueError) as error:
-            text = f"bucket {self.name}: a listing with something that is no object"
-            raise TransientArtifactError(text, hint=ENDPOINT) from error
-        return Item(self.checked(key, prefix), generation, size, made_at)
+        key = self.checked(found["name"], prefix)
+        made_at = datetime.fromisoformat(found["timeCreated"])
+        return Item(key, str(found["generation"]), int(found["size"]), made_at)
 
     # -- deletions ---------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ It must never change anything, nor show a credential.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Any
 
 from gcd.artifacts.base import Remark
@@ -53,9 +54,12 @@ def _settings(bucket: GCSBucket) -> Iterator[Remark]:
     found = bucket.looked_at()
     yield from _versions(bucket, found)
     if kept_for := bucket.kept_for:
-        yield Remark(f"soft delete: what is deleted takes space for {format_duration(kept_for)} more")
+        yield Remark(
+            f"soft delete: what is deleted takes space for {format_duration(kept_for)} more"
+        )
     if found.retention_period:
-        yield Remark(f"retention policy: nothing goes before it is {found.retention_period} s old")
+        age = format_duration(timedelta(seconds=int(found.retention_period)))
+        yield Remark(f"retention policy: nothing goes before it is {age} old")
     if found.default_event_based_hold:
         yield Remark(
             "new objects are under an event-based hold: none of them can be deleted",

@@ -61,6 +61,8 @@ class Session:
             credentials=credentials,
             client_options={"api_endpoint": emulator} if emulator else None,
         )
+        # Else the SDK asks for each bucket's settings by itself, in a thread and again and again.
+        client._bucket_metadata_cache = None
         self._give_room(client._http)
         return client
 

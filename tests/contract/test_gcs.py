@@ -12,7 +12,7 @@ from gcd.model import Place
 from gcd.testing import ODD_KEYS, ODD_NAMES, ArtifactStoreContract
 from tests.contract.test_s3 import HARD_NAMES, NOT_UTF8
 from tests.gcs_server import new_bucket, new_store, plain_client, sizes_of
-from tests.gcs_stub import stub_server
+from tests.gcs_stub import Fault, stub_server
 
 numbers = itertools.count()
 
@@ -24,7 +24,8 @@ def bucket(gcs: str) -> Any:
 
 
 class TestOnEmulator(ArtifactStoreContract):
-    unsupported = NOT_UTF8
+    unsupported = NOT_UTF8 | {"up/../down"}
+    """The emulator keeps objects in a file system."""
 
     @pytest.fixture(autouse=True)
     def _fresh(self, gcs: str, bucket: Any) -> None:
@@ -90,6 +91,4 @@ class TestOnStubOneByOne(TestOnStub):
 
     @pytest.fixture(autouse=True)
     def _without_batches(self, _fresh: None) -> None:
-        from tests.gcs_stub import Fault
-
         self.stub.always["batch"] = Fault("refuse", 404, "notFound")
