@@ -40,6 +40,8 @@ CREDENTIALS = (
 RENEW = "renew the credentials: a new key file, or `gcloud auth application-default login`"
 ENDPOINT = "is the endpoint (STORAGE_EMULATOR_HOST, if it is set) right, and does it answer?"
 HELD = frozenset({"retentionPolicyNotMet", "objectUnderActiveHold", "objectUnderRetention"})
+HELD_WORDS = re.compile(r"retention policy|object retention|is under active .*hold", re.IGNORECASE)
+"""What the store says of what it holds where it gives no better reason than that it is forbidden."""
 THROTTLING = frozenset({"rateLimitExceeded", "userRateLimitExceeded", "quotaExceeded"})
 WHOLE_STORE = {
     "authError": RENEW,
@@ -52,7 +54,7 @@ WHOLE_STORE = {
     "sslRequired": "use an endpoint that begins with https:",
 }
 """Reasons that say nothing of one tree: what mends them makes everything go on by itself."""
-UNTIL = re.compile(r"until (\d{4}-\S+?)\.?(?:\s|$)")
+UNTIL = re.compile(r"until (\d{4}-\S+?)[.,]?(?:\s|$)")
 MESSAGE_CHARACTERS = 200
 
 
@@ -82,7 +84,7 @@ def of_reply(reply: Response, where: str, permission: str) -> ArtifactError:
     """The error for a reply to a request, or to one part of it. `permission` is what it needs."""
     status, reason, text, is_the_stores = said_by(reply)
     said = f"{where}: {reason or status} {text}".strip()[:MESSAGE_CHARACTERS]
-    if reason in HELD:
+    if reason in HELD or (status == 403 and HELD_WORDS.search(text)):
         return _held(said, text)
     if reason in THROTTLING or status in (429, 503):
         return Refused(said)

@@ -386,8 +386,14 @@ def test_old_versions_that_mlflow_left_go_where_all_is_asked_for(versioned: Benc
 
 UNTIL = "is subject to bucket's retention policy and cannot be deleted or overwritten until "
 HELD = "is under active Temporary hold and cannot be deleted, overwritten or archived until hold is removed."
-LOCKS = {
+LOCKS: dict[str, tuple[str, str, dict[str, object]]] = {
     "its end is told": ("retentionPolicyNotMet", f"'f' {UNTIL}2026-06-10T11:29:20.8-07:00", {}),
+    "its end is told, in other words": (
+        "forbidden",
+        "Object 'b/f' is subject to bucket's retention policy and cannot be deleted, overwritten or archived "
+        "until 2026-06-10T11:29:20.800000999-07:00",
+        {},
+    ),
     "its end is asked for": (
         "retentionPolicyNotMet",
         "not yet",
@@ -397,6 +403,7 @@ LOCKS = {
         },
     ),
     "a hold": ("objectUnderActiveHold", HELD, {"temporaryHold": True}),
+    "a hold that is only forbidden": ("forbidden", HELD, {"eventBasedHold": True}),
     "a hold that nobody explains": ("objectUnderActiveHold", HELD, {}),
 }
 
