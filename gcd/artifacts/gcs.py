@@ -11,15 +11,15 @@ from collections.abc import Iterator
 from gcd.artifacts.base import Options, Remark
 from gcd.artifacts.buckets import Bucket
 from gcd.artifacts.gcs_bucket import LIST, GCSBucket
-from gcd.artifacts.gcs_errors import FOREIGN, translated
+from gcd.artifacts.gcs_errors import CREDENTIALS, FOREIGN, MESSAGE_CHARACTERS, translated
 from gcd.artifacts.gcs_inspect import remarks
 from gcd.artifacts.gcs_session import Session, endpoint_name
 from gcd.artifacts.object_store import ObjectArtifactStore
 from gcd.artifacts.pace import Pace
-from gcd.errors import UnsafeTarget
+from gcd.errors import TransientArtifactError, UnsafeTarget
 from gcd.model import Place
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 """What may stand for a bucket in a request as it is."""
 
 
@@ -41,6 +41,9 @@ class GCSArtifactStore(ObjectArtifactStore[GCSBucket]):
         name = place.authority
         try:
             client = self.session.client
+        except (ValueError, OSError) as error:  # settings that do not go together, a file
+            text = f"bucket {name}: no client can be made: {error}"[:MESSAGE_CHARACTERS]
+            raise TransientArtifactError(text, hint=CREDENTIALS) from error
         except FOREIGN as error:
             raise translated(error, f"bucket {name}", LIST) from error
         return GCSBucket(

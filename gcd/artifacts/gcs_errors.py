@@ -123,7 +123,7 @@ def translated(error: BaseException, where: str, permission: str) -> ArtifactErr
 def of_library(error: BaseException, where: str) -> ArtifactError:
     """The error for what never came to be an answer."""
     detail = error.args[0] if error.args else ""  # what follows in it may be a whole reply
-    detail = getattr(detail, "reason", detail)
+    detail = str(error) if isinstance(detail, int) else getattr(detail, "reason", detail)
     said = f"{where}: {type(error).__name__}: {detail}"[:MESSAGE_CHARACTERS]
     match error:
         case UnicodeEncodeError():

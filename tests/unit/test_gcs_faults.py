@@ -310,7 +310,7 @@ def test_another_bucket_of_that_name_is_not_touched(bench: Bench) -> None:
     assert len(bench.left) == len(bench.live) + RUNS * FILES
 
 
-@pytest.mark.parametrize("bucket", ["", "a@b", "b%2Fo%2F", "b/o", "-b", "b?x", "b:1"])
+@pytest.mark.parametrize("bucket", ["", "a@b", "b%2Fo%2F", "b/o", "-b", "b?x", "b:1", "b-"])
 def test_a_place_without_a_bucket_is_refused(bench: Bench, bucket: str) -> None:
     place = Place("gs", bucket, "1/run/artifacts/")
     with pytest.raises(UnsafeTarget, match="no bucket"):

@@ -142,6 +142,7 @@ def test_without_credentials_it_is_asked_as_anybody_and_told_so(stub: Stub) -> N
 
 BROKEN = {
     "missing": (None, "was not found"),
+    "a folder": ("", "Is a directory"),
     "not JSON": ("{" + SECRET, "not a valid json file"),
     "of no kind": (json.dumps({"type": "x", "private_key": SECRET}), "does not have a valid type"),
     "without a key": (json.dumps({"type": "service_account", "x": SECRET}), "Failed to load"),
@@ -165,7 +166,9 @@ def test_a_file_that_cannot_be_used_is_one_sentence_with_its_mend(
 ) -> None:
     text, sentence = BROKEN[how]
     file = tmp_path / "key.json"
-    if text is not None:
+    if text == "":
+        file.mkdir()
+    elif text is not None:
         file.write_text(text)
     _, found = probed(**{FILE: str(file)})
     assert not found.is_there
@@ -213,6 +216,16 @@ def test_a_certificate_that_is_not_trusted_is_told(stub: Stub) -> None:
 def test_an_emulator_that_is_no_address_is_told(host: str) -> None:
     _, found = probed(**{EMULATOR: host})
     assert "STORAGE_EMULATOR_HOST" in str(found.problem)
+
+
+def test_a_universe_that_the_credentials_are_not_of_is_told(
+    stub: Stub, key: str, tmp_path: Path
+) -> None:
+    file = service_account(tmp_path / "key.json", key, f"{stub.url}/token")
+    file.write_text(json.dumps({**json.loads(file.read_text()), "universe_domain": "example.com"}))
+    _, found = probed(**{FILE: str(file)})
+    assert "universe domain" in str(found.problem)
+    assert stub.seen == []
 
 
 @pytest.mark.parametrize("name", ["GOOGLE_API_KEY", "GCE_METADATA_HOST", "NO_GCE_CHECK"])
