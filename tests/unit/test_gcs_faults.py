@@ -348,6 +348,22 @@ def test_what_was_put_in_an_objects_place_is_listed_before_it_goes(bench: Bench)
     assert not bench.trees[1] & bench.left
 
 
+@pytest.mark.parametrize("together", [True, False])
+def test_what_somebody_else_deleted_meanwhile_is_gone(bench: Bench, together: bool) -> None:
+    if not together:
+        bench.stub.always["batch"] = Fault("refuse", 501)
+
+    def permit() -> None:
+        for key in bench.trees[1]:
+            bench.stub.delete("bucket", key, {})
+
+    order = Order(tree(1), Root(ROOT, Probe(is_there=True)), permit)
+    (deletion,) = bench.store.delete_many([order])
+    assert not isinstance(deletion.result, Exception)
+    assert deletion.result.usage == Usage(FILES, 2 * FILES)
+    assert bench.stub.count("delete") == (0 if together else FILES)  # none is taken for a failure
+
+
 @pytest.fixture
 def versioned(bench: Bench) -> Bench:
     """Each object has an old version too."""
@@ -402,7 +418,11 @@ LOCKS: dict[str, tuple[str, str, dict[str, object]]] = {
             "retention": {"mode": "Locked", "retainUntilTime": "2026-05-01T00:00:00Z"},
         },
     ),
-    "a hold": ("objectUnderActiveHold", HELD, {"temporaryHold": True}),
+    "a hold after which it is retained": (
+        "objectUnderActiveHold",
+        "not yet",
+        {"temporaryHold": True, "retentionExpirationTime": "2026-06-10T18:29:20.8Z"},
+    ),
     "a hold that is only forbidden": ("forbidden", HELD, {"eventBasedHold": True}),
     "a hold that nobody explains": ("objectUnderActiveHold", HELD, {}),
 }
@@ -417,7 +437,7 @@ def test_what_the_store_holds_is_told_with_its_end_and_the_rest_goes(
     error = bench.raised()
     assert isinstance(error, LockedArtifactError)
     assert bench.left & bench.trees[1] == set(bench.stub.held)
-    if "end" in lock:
+    if "its end" in lock:
         assert error.until == datetime(2026, 6, 10, 18, 29, 20, 800_000, tzinfo=UTC)
     else:
         assert error.until is None
