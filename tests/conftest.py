@@ -128,6 +128,15 @@ def objects(request: pytest.FixtureRequest) -> Iterator[ObjectServer]:
         yield started
 
 
+@pytest.fixture(scope="session")
+def gcs() -> Iterator[str]:
+    """The URL of Google Cloud Storage's emulator."""
+    from tests.gcs_server import emulator
+
+    with emulator() as url:
+        yield url
+
+
 def pytest_report_header() -> str:
     """Which servers there are."""
     from tests.servers import find_mariadb, find_postgresql

@@ -22,8 +22,9 @@ STORAGE = (
     "MLFLOW_S3_EXPECTED_BUCKET_OWNER",
     "MLFLOW_BOTO_CLIENT_ADDRESSING_STYLE",
     "MLFLOW_EXPERIMENTAL_S3_SIGNATURE_VERSION",
+    "STORAGE_EMULATOR_HOST",
 )
-"""MLflow's variables that say how it reaches artifacts."""
+"""The process's variables that say how it reaches artifacts."""
 WORKSPACE = "MLFLOW_WORKSPACE"
 DATABASES = ("sqlite", "postgresql", "postgres", "mysql", "mssql")
 HINT = (
