@@ -303,7 +303,9 @@ def row(
         text += f"<VersionId>{version}</VersionId>"
         text += "<IsCurrentVersion>true</IsCurrentVersion>" if blob else ""
     text += f"<Properties><Last-Modified>{now}</Last-Modified><Etag>{version}</Etag>"
-    text += f"<Content-Length>{len(data)}</Content-Length><BlobType>BlockBlob</BlobType></Properties>"
+    text += (
+        f"<Content-Length>{len(data)}</Content-Length><BlobType>BlockBlob</BlobType></Properties>"
+    )
     if blob and blob.is_folder and "metadata" in include:
         text += "<Metadata><hdi_isfolder>true</hdi_isfolder></Metadata>"
     return text + "</Blob>"

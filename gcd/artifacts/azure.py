@@ -82,11 +82,9 @@ class AzureArtifactStore(ObjectArtifactStore[AzureContainer]):
             bucket = self.bucket(order.target.place)
             if bucket.has_folders:
                 tree = order.target.place.path.rstrip("/")
-                order.permit()
-                if error := bucket.remove_folder(tree):
+                if error := bucket.remove_folder(tree, order.permit):
                     return Deletion(order, error)
-                order.permit()
-                bucket.remove_folder(tree.rpartition("/")[0])
+                bucket.remove_folder(tree.rpartition("/")[0], order.permit)
         except Exception as error:  # whoever forbids says it by whatever it raises
             return Deletion(order, error)
         return deletion
@@ -96,13 +94,14 @@ class AzureArtifactStore(ObjectArtifactStore[AzureContainer]):
 
         A folder that is the storage root itself stays.
         """
-        path = folder.place.path.rstrip("/")
-        if not path or not folder.place.path.startswith(folder.root.path):
-            raise UnsafeTarget(f"{folder.place.path!r} is not below {folder.root.path!r}")
-        bucket = self.bucket(folder.place)
+        place, root = folder.place, folder.root
+        same_bucket = (place.scheme, place.authority) == (root.scheme, root.authority)
+        if not (same_bucket and place.path.startswith(root.path)):
+            raise UnsafeTarget(f"{place.path!r} is not below {root.path!r}")
+        bucket = self.bucket(place)
         if not bucket.has_folders:
             return
         for name in LAYOUT:
-            bucket.remove_folder(f"{path}/{name}")
-        if folder.place != folder.root:
-            bucket.remove_folder(path)
+            bucket.remove_folder(place.path + name)
+        if place != root:
+            bucket.remove_folder(place.path.rstrip("/"))

@@ -33,7 +33,7 @@ READER = "the role Storage Blob Data Reader (a SAS token: l)"
 DELETER = "the role Storage Blob Data Contributor (a SAS token: d, for versions x)"
 SETTINGS = "Microsoft.Storage/storageAccounts/blobServices/read"
 PAGE = 5000
-FOLDERS = 20_000
+FOLDERS = 5000
 """Folders of a tree that are held in memory at once; the next listing finds the others."""
 SNAPSHOT = "snapshot "
 """What marks the version of an item that is a snapshot."""
@@ -101,11 +101,11 @@ class AzureContainer(Bucket):
         for page in found:
             blobs = [item for item in page if not item.is_marker]
             has_blobs = has_blobs or bool(blobs)
-            folders.extend(item for item in page if item.is_marker)
+            if not has_blobs:
+                folders.extend(page)
             yield blobs
         if not has_blobs and folders:
-            # A folder is listed before what is in it.
-            yield list(reversed(folders))
+            yield list(reversed(folders))  # one is listed before what is in it
 
     def _pages(self, prefix: str, *, all_versions: bool, limit: int | None) -> Iterator[list[Item]]:
         include = [] if self.has_folders is False else ["metadata"]
@@ -271,30 +271,34 @@ class AzureContainer(Bucket):
         answer = found.get("is_hns_enabled")
         return None if answer is None else str(answer).lower() == "true"
 
-    def remove_folder(self, path: str) -> Busy | None:
-        """Remove a folder if it is empty. What is not there is success; so is what is no folder.
+    def remove_folder(self, path: str, permit: Callable[[], None] = lambda: None) -> Busy | None:
+        """Remove a folder if it is empty, else say so. What is not there is success.
 
-        The caller holds no slot. Raises an ArtifactError.
+        So is what is no folder: it stays. The caller holds no slot; `permit` is asked immediately
+        before. Raises an ArtifactError, and what the permit raises.
         """
-        blob = self._client.get_blob_client(path)
         item = Item(path, None, 0, None, is_marker=True)
         if is_unsafe(path):
             raise PermanentArtifactError(f"{self._where(item)}: a folder of dots is not removed")
+        return self.again(lambda: self._remove_folder(item, permit))
 
-        def attempt() -> Busy | None:
-            try:
-                self._call(lambda: self._gone(remove), DELETER, self._where(item))
-            except Busy as error:
-                return error
+    def _remove_folder(self, item: Item, permit: Callable[[], None]) -> Busy | None:
+        blob = self._client.get_blob_client(item.key)
+        found: list[Any] = []
+        look = lambda: found.append(blob.get_blob_properties())  # noqa: E731
+        self._call(lambda: self._gone(look), READER, self._where(item))
+        if not found or str(found[0].metadata.get("hdi_isfolder", "")).lower() != "true":
             return None
-
-        def remove() -> None:
-            found = blob.get_blob_properties()
-            if str(found.metadata.get("hdi_isfolder", "")).lower() == "true":
-                # Of exactly what was looked at; one that holds something is refused (409).
-                blob.delete_blob(etag=found.etag, match_condition=MatchConditions.IfNotModified)
-
-        return self.again(attempt)
+        # Of exactly what was looked at; one that holds something is refused (409).
+        only = {"etag": found[0].etag, "match_condition": MatchConditions.IfNotModified}
+        permit()
+        try:
+            self._call(
+                lambda: self._gone(lambda: blob.delete_blob(**only)), DELETER, self._where(item)
+            )
+        except Busy as error:
+            return error
+        return None
 
     # -- settings ----------------------------------------------------------------------------------
 

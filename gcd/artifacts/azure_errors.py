@@ -56,6 +56,7 @@ WHOLE_STORE = {
     "ContainerDisabled": "enable the container",
 }
 """Codes that say nothing of one tree: what mends them makes everything go on by itself."""
+ENDPOINT = "is it Azure's Blob Storage, is the endpoint right, and does it answer?"
 MESSAGE_CHARACTERS = 200
 
 
@@ -90,32 +91,34 @@ def of_code(code: str, text: str, where: str, role: str, status: int = 0) -> Art
         return Refused(said)
     if code in NOT_OFFERED or status in (405, 501):
         return NotOffered(said)
-    if code.startswith("Lease"):
-        return Busy(said, hint="release or break the lease")
-    if code in BUSY:
-        return Busy(said)
+    if code in BUSY or code.startswith("Lease"):
+        return Busy(said, hint=None if code in BUSY else "release or break the lease")
     if code in PASSING or status >= 500:
         return TransientArtifactError(said)
     if "Immutable" in code or "LegalHold" in code:
         return LockedArtifactError(said, hint="remove the policy or the hold, then `gcd retry`")
     if status in (401, 403) or code.startswith(("Authorization", "InsufficientAccount")):
         return Denied(said, hint=f"allow {role}; is this host let through the account's firewall?")
+    if status < 400 or status == 404:  # nobody there knows of containers
+        return TransientArtifactError(said, hint=ENDPOINT)
     return PermanentArtifactError(said)
 
 
 def of_library(error: BaseException, where: str) -> ArtifactError:
     """The error for what never came to be an answer."""
-    said = without_secrets(f"{where}: {type(error).__name__}: {_sentence(str(error))}")
+    text = str(error)
+    reason = re.search(r"\[Errno -?\d+\] ([^')\"]+)", text)
+    what = reason[1] if reason else f"{type(error).__name__}: {_sentence(text)}"
+    said = without_secrets(f"{where}: {what}")
     if isinstance(error, UnicodeError):
         return PermanentArtifactError(said)
     if isinstance(error, ClientAuthenticationError):
         hint = "check the credentials: connection string, access key, SAS token or identity"
         return TransientArtifactError(said, hint=hint)
-    if "CERTIFICATE_VERIFY_FAILED" in str(error) or "SSL" in str(error):
+    if "SSL" in text:
         hint = "REQUESTS_CA_BUNDLE names the certificates to trust"
         return TransientArtifactError(said, hint=hint)
-    hint = "is it Azure's Blob Storage, is the endpoint right, and does it answer?"
-    return TransientArtifactError(said, hint=hint)
+    return TransientArtifactError(said, hint=ENDPOINT)
 
 
 def without_secrets(text: str) -> str:

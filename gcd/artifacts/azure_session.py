@@ -145,6 +145,8 @@ class Session:
             text = self.environment[CONNECTION]
             return BlobServiceClient.from_connection_string(text, **settings)
         credential: Any = self.environment.get(source) or self._token_credential()
+        if source == KEY and "sig=" not in credential:  # MLflow takes a SAS token there too
+            credential = {"account_name": address.account, "account_key": credential}
         return BlobServiceClient(f"https://{address.host}", credential=credential, **settings)
 
     def _settings(self) -> dict[str, Any]:
