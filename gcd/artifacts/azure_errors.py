@@ -17,8 +17,8 @@ from gcd.errors import (
     TransientArtifactError,
 )
 
-FOREIGN = (AzureError, OSError, ValueError, TypeError, AttributeError)
-"""What comes out of a call; the last three where a reply is not what the SDK expects."""
+FOREIGN = (AzureError, OSError, ValueError, TypeError, AttributeError, LookupError)
+"""What comes out of a call; the last four where a reply is not what the SDK expects."""
 GONE = frozenset({"BlobNotFound", "ResourceNotFound", "PathNotFound"})
 THROTTLING = frozenset({"ServerBusy", "TooManyRequests", "IngressLimitExceeded"})
 PASSING = frozenset({"InternalError", "OperationTimedOut", "ContainerBeingDeleted"})
@@ -73,7 +73,8 @@ def code_of(error: BaseException) -> str:
 def translated(error: BaseException, where: str, role: str) -> ArtifactError:
     """An SDK's error as gcd's. `role` is what the request needs."""
     response = getattr(error, "response", None)
-    if isinstance(error, HttpResponseError) and response is not None:
+    is_identitys = isinstance(error, ClientAuthenticationError) and not code_of(error)
+    if isinstance(error, HttpResponseError) and response is not None and not is_identitys:
         status = int(getattr(response, "status_code", 0) or 0)
         if status >= 300:
             return of_code(code_of(error), error.message or "", where, role, status)
