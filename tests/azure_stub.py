@@ -34,7 +34,6 @@ STATUS = {
     "BlobNotFound": 404,
     "LeaseIdMissing": 412,
     "BlobImmutableDueToPolicy": 409,
-    "DirectoryIsNotEmpty": 409,
     "ConditionNotMet": 412,
     "OperationNotAllowedOnRootBlob": 403,
     "BlobApiNotYetSupportedForHierarchicalNamespaceAccounts": 409,
@@ -129,11 +128,23 @@ class Stub:
                 raise error("LeaseIdMissing")
             if blob.held_until or blob.has_legal_hold:
                 raise error("BlobImmutableDueToPolicy")
-            if blob.is_folder and any(k.startswith(key + "/") for k in self.blobs[container]):
-                raise error("DirectoryIsNotEmpty")
+            if blob.is_folder and self.has_folders:
+                self.remove_folder(self.blobs[container], key, query)
+                return
             if self.is_versioned:
                 self.old[container, key, blob.version] = blob.data
             del self.blobs[container][key]
+
+    @staticmethod
+    def remove_folder(blobs: dict[str, Blob], key: str, query: dict[str, str]) -> None:
+        """Delete a folder as the endpoint for data lakes does; that for blobs cannot."""
+        if "recursive" not in query:
+            raise error("OperationNotSupportedOnDirectory", 400)
+        inside = [name for name in blobs if name.startswith(key + "/")]
+        if inside and query["recursive"] == "false":
+            raise error("DirectoryNotEmpty", 409)
+        for name in (key, *inside):
+            del blobs[name]
 
 
 class Reply(s3_stub.Reply):

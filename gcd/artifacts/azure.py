@@ -40,15 +40,14 @@ class AzureArtifactStore(ObjectArtifactStore[AzureContainer]):
         """The container of a place, with clients of its own."""
         address = address_of(place)
         try:
-            service = self.session.service(address)
-            client = service.get_container_client(address.container)
+            service, lake = self.session.service(address), self.session.lake(address)
         except FOREIGN as error:
             raise of_library(error, f"container {address.container}") from None  # may hold a key
         return AzureContainer(
             address.container,
-            client,
             service,
-            f"{endpoint_name(client)}/{address.container}",
+            lake,
+            f"{endpoint_name(service)}/{address.container}",
             slots=self.slots,
             pace=pace,
         )

@@ -14,10 +14,11 @@ from typing import Any, TypeVar
 
 from azure.core import MatchConditions
 from azure.core.exceptions import ResourceNotFoundError
-from azure.storage.blob import BlobServiceClient, ContainerClient
+from azure.storage.blob import BlobServiceClient
+from azure.storage.filedatalake import DataLakeServiceClient
 
 from gcd.artifacts.azure_batch import Answer, answers
-from gcd.artifacts.azure_errors import FOREIGN, GONE, Busy, code_of, of_code, translated
+from gcd.artifacts.azure_errors import FOLDER, FOREIGN, GONE, Busy, code_of, of_code, translated
 from gcd.artifacts.buckets import Bucket, Item, NotOffered
 from gcd.artifacts.pace import Pace
 from gcd.errors import (
@@ -54,16 +55,17 @@ class AzureContainer(Bucket):
     def __init__(
         self,
         name: str,
-        client: ContainerClient,
         service: BlobServiceClient,
+        lake: DataLakeServiceClient,
         identity: str,
         *,
         slots: Semaphore,
         pace: Pace,
     ) -> None:
         super().__init__(name, identity, slots=slots, pace=pace)
-        self._client = client
         self._service = service
+        self._client = service.get_container_client(name)
+        self._lake = lake.get_file_system_client(name)
         self._known: dict[str, Any] = {}
         self._lock = Lock()
 
@@ -73,6 +75,7 @@ class AzureContainer(Bucket):
         try:
             return call()
         except FOREIGN as error:
+            self._note_folders(code_of(error))
             # Its text, and that of what caused it, may hold a URL with the signature of a SAS token.
             raise translated(error, where or self._where(), role) from None
 
@@ -109,12 +112,14 @@ class AzureContainer(Bucket):
 
     def _pages(self, prefix: str, *, all_versions: bool, limit: int | None) -> Iterator[list[Item]]:
         include = [] if self.has_folders is False else ["metadata"]
-        if all_versions and not self.has_folders:
+        if not self.has_folders:
+            # An upload that nobody finished is a blob of blocks that nobody committed.
+            more = ["uncommittedblobs", *(["versions", "snapshots"] if all_versions else [])]
             try:
-                yield from self._listed(prefix, [*include, "versions", "snapshots"], limit)
+                yield from self._listed(prefix, [*include, *more], limit)
                 return
             except NotOffered:
-                pass  # an account without versions
+                pass  # an account that has nothing of the kind
         yield from self._listed(prefix, include, limit)
 
     def _listed(self, prefix: str, include: list[str], limit: int | None) -> Iterator[list[Item]]:
@@ -162,8 +167,7 @@ class AzureContainer(Bucket):
         return Item(key, version, blob.size or 0, blob.last_modified, self._is_folder(blob))
 
     def _is_folder(self, blob: Any) -> bool:
-        tag = (blob.metadata or {}).get("hdi_isfolder", "")
-        return self.has_folders is not False and str(tag).lower() == "true"
+        return self.has_folders is not False and is_folder(blob)
 
     # -- deletions ---------------------------------------------------------------------------------
 
@@ -203,10 +207,13 @@ class AzureContainer(Bucket):
             ) from error
 
     def _refusal(self, item: Item | None, answer: Answer) -> ArtifactError:
+        self._note_folders(answer.code)
         return of_code(answer.code, answer.text, self._where(item), DELETER, answer.status)
 
     def delete_one(self, item: Item) -> ArtifactError | None:
         """Delete one by itself; why the store did not."""
+        if item.is_marker and self.has_folders:
+            return self.counted(lambda: self._remove_folder(item, lambda: None))
         if is_unsafe(item.key):
             text = f"{self._where(item)}: a segment of dots, or what is no text, is not sent"
             return PermanentArtifactError(text, hint="delete it by hand, then `gcd retry`")
@@ -271,6 +278,11 @@ class AzureContainer(Bucket):
         answer = found.get("is_hns_enabled")
         return None if answer is None else str(answer).lower() == "true"
 
+    def _note_folders(self, code: str) -> None:
+        """A store that did not say so before may say it by what it refuses."""
+        if code in FOLDER:
+            self._known["folders"] = True
+
     def remove_folder(self, path: str, permit: Callable[[], None] = lambda: None) -> Busy | None:
         """Remove a folder if it is empty, else say so. What is not there is success.
 
@@ -278,24 +290,26 @@ class AzureContainer(Bucket):
         before. Raises an ArtifactError, and what the permit raises.
         """
         item = Item(path, None, 0, None, is_marker=True)
-        if is_unsafe(path):
-            raise PermanentArtifactError(f"{self._where(item)}: a folder of dots is not removed")
         return self.again(lambda: self._remove_folder(item, permit))
 
     def _remove_folder(self, item: Item, permit: Callable[[], None]) -> Busy | None:
-        blob = self._client.get_blob_client(item.key)
+        path, where = item.key, self._where(item)
+        if is_unsafe(path) or not all(path.split("/")):
+            raise PermanentArtifactError(f"{where}: a folder of such a name is not removed")
         found: list[Any] = []
+        blob = self._client.get_blob_client(path)
         look = lambda: found.append(blob.get_blob_properties())  # noqa: E731
-        self._call(lambda: self._gone(look), READER, self._where(item))
-        if not found or str(found[0].metadata.get("hdi_isfolder", "")).lower() != "true":
+        self._call(lambda: self._gone(look), READER, where)
+        if not found or not is_folder(found[0]):
             return None
         # Of exactly what was looked at; one that holds something is refused (409).
-        only = {"etag": found[0].etag, "match_condition": MatchConditions.IfNotModified}
+        exactly = {"etag": found[0].etag, "match_condition": MatchConditions.IfNotModified}
+        folder = self._lake.get_file_client(path)
+        # A client of a directory could only remove it with all that is in it.
+        remove = lambda: folder.delete_file(recursive=False, **exactly)  # noqa: E731
         permit()
         try:
-            self._call(
-                lambda: self._gone(lambda: blob.delete_blob(**only)), DELETER, self._where(item)
-            )
+            self._call(lambda: self._gone(remove), DELETER, where)
         except Busy as error:
             return error
         return None
@@ -358,6 +372,11 @@ class AzureContainer(Bucket):
         return [name for name, is_set in policies.items() if is_set]
 
 
+def is_folder(properties: Any) -> bool:
+    """Whether a blob stands for a folder."""
+    return str((properties.metadata or {}).get("hdi_isfolder", "")).lower() == "true"
+
+
 def is_unsafe(key: str) -> bool:
     """Whether a name may reach the store as another one, or cannot be said at all."""
     return bool(DOTS.search(key)) or _is_no_text(key)
@@ -374,7 +393,7 @@ def _is_no_text(key: str) -> bool:
 def _options(item: Item) -> dict[str, str]:
     """What names the version of a blob; a blob itself goes with its snapshots."""
     if item.version is None:
-        return {} if item.is_marker else {"delete_snapshots": "include"}
+        return {"delete_snapshots": "include"}
     if item.version.startswith(SNAPSHOT):
         return {"snapshot": item.version.removeprefix(SNAPSHOT)}
     return {"version_id": item.version}

@@ -40,11 +40,14 @@ BUSY = frozenset(
         "PendingCopyOperation",
         "DirectoryIsNotEmpty",
         "DirectoryNotEmpty",
+        "OperationNotSupportedOnDirectory",
         "ConditionNotMet",
         "OperationNotAllowedOnRootBlob",
     }
 )
 """Codes by which one blob stays for now; the last one is of a version that is the current one."""
+FOLDER = frozenset({"DirectoryIsNotEmpty", "DirectoryNotEmpty", "OperationNotSupportedOnDirectory"})
+"""Codes by which an account with real folders gives itself away."""
 WHOLE_STORE = {
     "ContainerNotFound": "create the container, or correct the URI or the connection string",
     "AuthenticationFailed": "check the account key, or whether the SAS token expired, and this host's clock",

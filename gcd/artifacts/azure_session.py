@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import requests
@@ -21,6 +21,7 @@ from azure.identity import (
     WorkloadIdentityCredential,
 )
 from azure.storage.blob import BlobServiceClient, ContainerClient
+from azure.storage.filedatalake import DataLakeServiceClient
 from requests.adapters import HTTPAdapter
 
 from gcd.errors import BackendError, TransientArtifactError, UnsafeTarget
@@ -28,6 +29,8 @@ from gcd.model import Place
 
 # What the SDK has to say comes as an error; its own warnings may hold whole replies.
 logging.getLogger("azure").setLevel(logging.ERROR)
+
+C = TypeVar("C", BlobServiceClient, DataLakeServiceClient)
 
 CONNECTION = "AZURE_STORAGE_CONNECTION_STRING"
 KEY = "AZURE_STORAGE_ACCESS_KEY"
@@ -131,23 +134,31 @@ class Session:
     # -- clients -----------------------------------------------------------------------------------
 
     def container(self, address: Address) -> ContainerClient:
-        """A client for a container. It never tries again by itself: gcd does.
-
-        Raises TransientArtifactError where the credentials are not for this account.
-        """
+        """A client for a container; errors as those of `service`."""
         return self.service(address).get_container_client(address.container)
 
     def service(self, address: Address) -> BlobServiceClient:
-        """A client for the account of a container; errors as those of `container`."""
+        """A client for the account of a container. It never tries again by itself: gcd does.
+
+        Raises TransientArtifactError where the credentials are not for this account.
+        """
+        return self._open(BlobServiceClient, address, address.host)
+
+    def lake(self, address: Address) -> DataLakeServiceClient:
+        """A client for the same account as a data lake, which knows folders; errors as of `service`."""
+        host = address.host.replace(".blob.", ".dfs.", 1)
+        return self._open(DataLakeServiceClient, address, host)
+
+    def _open(self, client: type[C], address: Address, host: str) -> C:
         source, settings = self.credentials_source(address), self._settings()
         if source == CONNECTION:
             self._refuse_other_account(address)
             text = self.environment[CONNECTION]
-            return BlobServiceClient.from_connection_string(text, **settings)
+            return client.from_connection_string(text, **settings)
         credential: Any = self.environment.get(source) or self._token_credential()
         if source == KEY and "sig=" not in credential:  # MLflow takes a SAS token there too
             credential = {"account_name": address.account, "account_key": credential}
-        return BlobServiceClient(f"https://{address.host}", credential=credential, **settings)
+        return client(f"https://{host}", credential=credential, **settings)
 
     def _settings(self) -> dict[str, Any]:
         session = requests.Session()
@@ -237,7 +248,7 @@ def connection_parts(text: str) -> dict[str, str]:
     return {name.strip().lower(): value for name, _, value in pairs}
 
 
-def endpoint_name(client: ContainerClient) -> str:
+def endpoint_name(client: BlobServiceClient) -> str:
     """Host, port and path of the account that a client talks to."""
     parts = urlsplit(client.url)
-    return parts.netloc + parts.path.rpartition("/")[0]
+    return parts.netloc + parts.path.rstrip("/")

@@ -7,7 +7,12 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from azure.storage.blob import BlobBlock, ContainerClient
+from azure.storage.blob import (
+    BlobBlock,
+    ContainerClient,
+    ContainerSasPermissions,
+    generate_container_sas,
+)
 
 from gcd.artifacts import pace
 from gcd.errors import LockedArtifactError, PermanentArtifactError, TransientArtifactError
@@ -97,14 +102,18 @@ class TestOnAzurite(ArtifactStoreContract):
         self.delete("1/run1/artifacts/")
         assert self.keys() == set()
 
-    def test_blocks_that_nobody_committed_do_not_stop_a_tree(self) -> None:
-        """Azure discards them within a week."""
+    def test_uploads_that_nobody_finished_go_with_their_tree(self) -> None:
+        kept, gone = (
+            self.client.get_blob_client(f"{self.root.path}1/{run}/artifacts/unfinished")
+            for run in ("run10", "run1")
+        )
+        for blob in (kept, gone):
+            blob.stage_block("AAAA", b"x" * 100)
         self.put("1/run1/artifacts/f", b"x")
-        blob = self.client.get_blob_client(f"{self.root.path}1/run1/artifacts/unfinished")
-        blob.stage_block("AAAA", b"x" * 100)
-        assert self.delete("1/run1/artifacts/").usage.objects == 1
-        blob.commit_block_list([BlobBlock("AAAA")])
-        assert self.delete("1/run1/artifacts/").usage.objects == 1
+        assert self.delete("1/run1/artifacts/").usage.objects == 2
+        left = self.client.list_blobs(self.root.path, include=["uncommittedblobs"])
+        assert [each.name for each in left] == [kept.blob_name]
+        kept.commit_block_list([BlobBlock("AAAA")])
 
     def test_wrong_credentials_are_one_clear_sentence(self) -> None:
         other = AzureServer(self.server.url, key="c2VjcmV0LWtleQ==")
@@ -112,6 +121,33 @@ class TestOnAzurite(ArtifactStoreContract):
         assert problem is not None
         assert "Storage Blob Data" in problem
         assert other.key not in problem
+
+    @pytest.mark.parametrize("letters", ["rld", "l"])
+    def test_a_signature_allows_what_it_says_and_is_never_shown(self, letters: str) -> None:
+        text = self.signed(letters)
+        self.store = self.server.store({"AZURE_STORAGE_CONNECTION_STRING": text})
+        self._put_all({"1/run1/artifacts/f", "1/run1/artifacts/g", "1/run2/artifacts/f"})
+        if letters == "rld":
+            assert self.delete("1/run1/artifacts/").usage.objects == 2
+            assert self.keys() == {"1/run2/artifacts/f"}
+            return
+        with pytest.raises(PermanentArtifactError, match="Authorization") as caught:
+            self.delete("1/run1/artifacts/")
+        assert "a SAS token: d" in str(caught.value.hint)
+        assert len(self.keys()) == 3
+        said = f"{caught.value}{caught.value.hint}{list(self.store.inspect(self.root))}"
+        assert text.rpartition("sig=")[2] not in said
+
+    def signed(self, letters: str) -> str:
+        """A connection string that allows the operations of some letters."""
+        token = generate_container_sas(
+            self.server.account,
+            str(self.client.container_name),
+            account_key=self.server.key,
+            permission=ContainerSasPermissions.from_string(letters),
+            expiry=datetime.now(UTC) + timedelta(hours=1),
+        )
+        return f"BlobEndpoint={self.server.url};SharedAccessSignature={token}"
 
     def test_what_is_known_of_a_container_is_told(self) -> None:
         said = [each.seen for each in self.store.inspect(self.root)]
@@ -168,7 +204,10 @@ class _OnStub(ArtifactStoreContract):
 
 
 class TestOnFlatStub(_OnStub):
-    def test_hard_names_of_blobs_are_deleted(self) -> None:
+    @pytest.mark.parametrize("is_batch", [True, False])
+    def test_hard_names_of_blobs_are_deleted(self, is_batch: bool) -> None:
+        if not is_batch:
+            self.stub.always["batch"] = Fault("refuse", "NotImplemented")
         odd = [name for name in (*ODD_NAMES, *ODD_KEYS) if name not in DOTS | NOT_UTF8]
         gone = {f"1/run1/artifacts/{name}" for name in (*HARD_NAMES, *odd, "")}
         self._put_all(gone | {"1/run1", "1/run1/artifacts", "1/run10/artifacts/f", "1/live"})
@@ -227,7 +266,7 @@ class TestWithFolders(_OnStub):
             remove(container, key, query, match)
 
         self.stub.remove = meanwhile  # type: ignore[method-assign]
-        with pytest.raises(TransientArtifactError, match="DirectoryIsNotEmpty"):
+        with pytest.raises(TransientArtifactError, match="DirectoryNotEmpty"):
             self.delete("1/run1/artifacts/")
         assert self.keys() == {"1/run1/artifacts/late"}
         self.stub.remove = remove  # type: ignore[method-assign]
@@ -244,12 +283,23 @@ class TestWithFolders(_OnStub):
         self.store.prune(Target(self.root, self.root))
         assert "ml/flow" in self.stub.folders("box")
 
-    def test_where_the_store_does_not_say_folders_in_a_tree_go_and_others_stay(self) -> None:
+    def test_where_the_store_does_not_say_it_folders_are_found_out(self) -> None:
         self.put("1/run1/artifacts/model/f", b"x")
         self.stub.always["account"] = Fault("refuse", "AuthorizationPermissionMismatch")
-        assert self.delete("1/run1/artifacts/").usage.objects == 1
-        assert self.folders() == {"1", "1/run1", "1/run1/artifacts"}
         assert any("unknown" in each.seen for each in self.store.inspect(self.root))
+        assert self.delete("1/run1/artifacts/").usage.objects == 1
+        assert self.folders() == {"1"}
+
+    def test_a_folder_is_never_removed_with_what_is_in_it(self) -> None:
+        self.put("1/run1/artifacts/model/f", b"x")
+        bucket = self.store.bucket(self.root)
+        for path in ("1", "1/run1", "1/run1/artifacts/model"):
+            assert "DirectoryNotEmpty" in str(bucket.remove_folder(f"ml/flow/{path}"))
+        for path in ("/ml/flow", "ml/flow/1/", "ml//flow", "ml/flow/.."):
+            with pytest.raises(PermanentArtifactError, match="not removed"):
+                bucket.remove_folder(path)
+        assert bucket.remove_folder("ml/flow/1/run1/artifacts/model/f") is None
+        assert self.keys() == {"1/run1/artifacts/model/f"}
 
 
 class TestVersions:

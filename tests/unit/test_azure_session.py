@@ -151,8 +151,10 @@ def test_a_connection_string_that_is_none_is_one_clear_sentence(text: str) -> No
 
 
 def test_the_identity_of_the_endpoint_is_part_of_the_containers() -> None:
-    client = Session({"AZURE_STORAGE_ACCESS_KEY": KEY}, 1).container(address_of(ABFSS))
-    assert endpoint_name(client) == "acct.blob.core.windows.net"
+    session = Session({"AZURE_STORAGE_ACCESS_KEY": KEY}, 1)
+    assert endpoint_name(session.service(address_of(ABFSS))) == "acct.blob.core.windows.net"
+    assert endpoint_name(session.service(address_of(WASBS))) == "acct.blob.core.windows.net"
+    assert session.lake(address_of(WASBS)).url == "https://acct.dfs.core.windows.net/"
 
 
 def test_a_store_has_an_identity_of_its_own(
