@@ -67,6 +67,8 @@ class Stub:
     has_folders: bool = False
     is_versioned: bool = False
     days_kept: int = 0
+    refused: set[str] = field(default_factory=set)
+    """What a listing may not include."""
     url: str = ""
     serial: int = 0
 
@@ -286,6 +288,8 @@ def listing(stub: Stub, container: str, query: dict[str, str], fault: Fault | No
     if how == "nothing_tells":
         return Reply(200, f"{HEAD}<EnumerationResults></EnumerationResults>")
     prefix, include = query.get("prefix", ""), query.get("include", "").split(",")
+    if stub.refused & set(include):
+        return error("InvalidQueryParameterValue", 400)
     with stub.lock:
         rows = [(k, b.version, b.data, b) for k, b in stub.blobs[container].items()]
         if "versions" in include:

@@ -36,6 +36,11 @@ class AzureArtifactStore(ObjectArtifactStore[AzureContainer]):
         """Raise UnsafeTarget where a place names no container of an account."""
         address_of(place)
 
+    def resolve(self, place: Place) -> Place:
+        """The place by its one name: hosts have no case. Raises UnsafeTarget if it is none."""
+        self.check(place)
+        return Place(place.scheme, place.authority.lower(), place.path)
+
     def open_bucket(self, place: Place, pace: Pace) -> AzureContainer:
         """The container of a place, with clients of its own."""
         address = address_of(place)

@@ -112,9 +112,7 @@ class AzureContainer(Bucket):
 
     def _pages(self, prefix: str, *, all_versions: bool, limit: int | None) -> Iterator[list[Item]]:
         include = [] if self.has_folders is False else ["metadata"]
-        if not self.has_folders:
-            # An upload that nobody finished is a blob of blocks that nobody committed.
-            more = ["uncommittedblobs", *(["versions", "snapshots"] if all_versions else [])]
+        for more in () if self.has_folders else _included(all_versions=all_versions):
             try:
                 yield from self._listed(prefix, [*include, *more], limit)
                 return
@@ -370,6 +368,15 @@ class AzureContainer(Bucket):
             "immutability of versions": found.immutable_storage_with_versioning_enabled,
         }
         return [name for name, is_set in policies.items() if is_set]
+
+
+def _included(*, all_versions: bool) -> list[list[str]]:
+    """What else is asked for in a listing; less where an account does not offer it.
+
+    An upload that nobody finished is a blob of blocks that nobody committed.
+    """
+    versions = ["versions", "snapshots"] if all_versions else []
+    return [["uncommittedblobs", *versions], *([versions] if versions else [])]
 
 
 def is_folder(properties: Any) -> bool:

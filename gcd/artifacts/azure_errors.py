@@ -20,6 +20,7 @@ from gcd.errors import (
 FOREIGN = (AzureError, OSError, ValueError, TypeError, AttributeError, LookupError)
 """What comes out of a call; the last four where a reply is not what the SDK expects."""
 GONE = frozenset({"BlobNotFound", "ResourceNotFound", "PathNotFound"})
+ABSENT = frozenset({"ContainerNotFound", "FilesystemNotFound"})
 THROTTLING = frozenset({"ServerBusy", "TooManyRequests", "IngressLimitExceeded"})
 PASSING = frozenset({"InternalError", "OperationTimedOut", "ContainerBeingDeleted"})
 NOT_OFFERED = frozenset(
@@ -49,7 +50,6 @@ BUSY = frozenset(
 FOLDER = frozenset({"DirectoryIsNotEmpty", "DirectoryNotEmpty", "OperationNotSupportedOnDirectory"})
 """Codes by which an account with real folders gives itself away."""
 WHOLE_STORE = {
-    "ContainerNotFound": "create the container, or correct the URI or the connection string",
     "AuthenticationFailed": "check the account key, or whether the SAS token expired, and this host's clock",
     "InvalidAuthenticationInfo": "check the credentials, and this host's clock",
     "NoAuthenticationInformation": "give the credentials that MLflow uses",
@@ -87,8 +87,8 @@ def translated(error: BaseException, where: str, role: str) -> ArtifactError:
 def of_code(code: str, text: str, where: str, role: str, status: int = 0) -> ArtifactError:
     """The error for a code that the store answered with, for a request or for one blob of it."""
     said = without_secrets(f"{where}: {code or status} {_sentence(text)}".strip())
-    if code == "ContainerNotFound":
-        return NoBucket(said, hint=WHOLE_STORE[code])
+    if code in ABSENT:
+        return NoBucket(said, hint="create the container, or correct the URI or the credentials")
     if code in WHOLE_STORE:
         return TransientArtifactError(said, hint=WHOLE_STORE[code])
     if code in THROTTLING or status in (429, 503):

@@ -75,7 +75,9 @@ class Address(NamedTuple):
 def address_of(place: Place) -> Address:
     """The container that a place is in. Raises UnsafeTarget where it names none."""
     is_lake = place.scheme.startswith("abfs")
-    found = (ABFS if is_lake else WASB).fullmatch(place.authority)
+    container, at, host = place.authority.partition("@")
+    # The names of hosts have no case, those of containers no capitals.
+    found = (ABFS if is_lake else WASB).fullmatch(container + at + host.lower())
     if found is None or not CONTAINER.fullmatch(found[1]):
         raise UnsafeTarget(f"{place.scheme}://{place.authority} names no container of an account")
     container, account, suffix = found.groups()

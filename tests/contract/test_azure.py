@@ -344,6 +344,11 @@ class TestVersions:
         assert note is not None
         assert "7 days" in note
 
+    def test_versions_go_where_the_account_lists_no_unfinished_uploads(self) -> None:
+        self.stub.refused = {"uncommittedblobs"}
+        assert self.delete("all") == Usage(6, 12)
+        assert self.old(self.tree) == 0
+
     def test_what_a_policy_holds_is_told_with_its_end_and_the_rest_goes(self) -> None:
         until = (datetime.now(UTC) + timedelta(days=3)).replace(microsecond=0)
         self.stub.blobs["box"][f"{self.tree}a"].held_until = until

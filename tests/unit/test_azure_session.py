@@ -76,6 +76,13 @@ def test_a_place_that_is_none_of_azures_is_refused(uri: str) -> None:
         AzureArtifactStore().resolve(Place(scheme, authority, "1/run/artifacts/"))
 
 
+def test_an_account_has_one_name() -> None:
+    """What is held under one spelling of a host is held under each."""
+    spelt = Place("abfss", "box@Acct.DFS.core.windows.net", "Ml/1/")
+    assert AzureArtifactStore().resolve(spelt) == Place("abfss", ABFSS.authority, "Ml/1/")
+    assert address_of(spelt).host == "acct.blob.core.windows.net"
+
+
 @pytest.mark.parametrize("path", ["ml%20flow/1/", "%2e%2e/1/", "/1/", "100%25/"])
 def test_a_path_that_versions_of_mlflow_read_differently_is_refused(path: str) -> None:
     with pytest.raises(UnsafeTarget, match="some versions of MLflow"):
