@@ -286,7 +286,7 @@ def listing(stub: Stub, container: str, query: dict[str, str], fault: Fault | No
         page = "<html><body>Welcome to the proxy</body></html>"
         return Reply(200, page, **{"Content-Type": "text/html"})
     if how == "nothing_tells":
-        return Reply(200, f"{HEAD}<EnumerationResults></EnumerationResults>")
+        return Reply(200, f"{HEAD}<EnumerationResults><Blobs /></EnumerationResults>")
     prefix, include = query.get("prefix", ""), query.get("include", "").split(",")
     if stub.refused & set(include):
         return error("InvalidQueryParameterValue", 400)

@@ -52,7 +52,10 @@ def _versions(bucket: AzureContainer, *, all_versions: bool) -> Iterator[Remark]
     if all_versions:
         yield Remark("versions are kept: every version is deleted")
     else:
-        mend = 'add a lifecycle rule for versions, or set artifacts.versions = "all"'
+        mend = (
+            "see that the account has a lifecycle rule for versions, which cannot be looked at from "
+            'here, or set artifacts.versions = "all"'
+        )
         yield Remark(KEEPS_VERSIONS, mend)
 
 

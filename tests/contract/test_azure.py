@@ -15,6 +15,7 @@ from azure.storage.blob import (
 )
 
 from gcd.artifacts import pace
+from gcd.artifacts.base import Order
 from gcd.errors import LockedArtifactError, PermanentArtifactError, TransientArtifactError
 from gcd.model import Place, Root, Target, Usage
 from gcd.testing import ODD_KEYS, ODD_NAMES, ArtifactStoreContract
@@ -251,6 +252,19 @@ class TestWithFolders(_OnStub):
         assert self.delete("1/run1/artifacts/").usage == Usage()
         assert self.folders() == {"1"}
 
+    def test_a_veto_that_comes_late_keeps_the_folders(self) -> None:
+        self.put("1/run1/artifacts/f", b"x")
+        root = self.known_root()
+
+        def permit() -> None:
+            if not self.keys():
+                raise PermissionError("live again")
+
+        order = Order(self.target("1/run1/artifacts/"), root, permit)
+        [deletion] = self.store.delete_many([order])
+        assert isinstance(deletion.result, PermissionError)
+        assert self.folders() == {"1", "1/run1", "1/run1/artifacts"}
+
     def test_a_file_in_the_own_folders_place_stays(self) -> None:
         self.stub.blobs["box"]["ml/flow/1/run1"] = Blob(b"x")
         assert self.delete("1/run1/artifacts/").usage == Usage()
@@ -333,8 +347,16 @@ class TestVersions:
         assert self.delete("current") == Usage(2, 6)
         assert self.stub.keys("box") == {"ml/1/run10/artifacts/a"}
         assert self.old(self.tree) == 6
-        said = [each for each in store.inspect(self.root) if "keeps old versions" in each.seen]
-        assert said[0].mend
+        said = {each.seen: each.mend for each in store.inspect(self.root)}
+        assert [mend for seen, mend in said.items() if "keeps old versions" in seen] != [None]
+        assert any("keeps what is deleted for 7 days" in seen for seen in said)
+        assert any("an immutability policy is on" in seen for seen in said)
+        self.stub.always["service"] = Fault("refuse", "AuthorizationPermissionMismatch")
+        self.stub.always["container"] = Fault("refuse", "AuthorizationPermissionMismatch")
+        told = {each.seen: each.mend for each in self.server.store().inspect(self.root)}
+        unknown = "it is unknown whether the account keeps deleted blobs"
+        assert told[unknown] == "allow Microsoft.Storage/storageAccounts/blobServices/read"
+        assert any("Storage Blob Data Reader" in (mend or "") for mend in told.values())
 
     def test_every_version_goes_where_that_is_asked_for(self) -> None:
         assert self.delete("all") == Usage(6, 12)

@@ -235,8 +235,14 @@ def test_a_container_that_is_not_there_is_no_empty_tree(bench: Bench) -> None:
     bench.stub.blobs["box"] = blobs
 
 
-def test_a_container_that_goes_between_listing_and_batch_settles_nothing(bench: Bench) -> None:
+@pytest.mark.parametrize("is_batch", [True, False])
+def test_a_container_that_goes_between_listing_and_deletion_settles_nothing(
+    bench: Bench, is_batch: bool
+) -> None:
     bench.stub.always["batch"] = Fault("deny", "ContainerNotFound")
+    if not is_batch:
+        bench.stub.always["batch"] = Fault("refuse", "NotImplemented")
+        bench.stub.always["delete"] = Fault("deny", "ContainerNotFound")
     outcomes = bench.run()
     assert {each.result for each in outcomes} == {Result.DEFERRED}
     assert "ContainerNotFound" in str(outcomes[0].error)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from azure.core.exceptions import ClientAuthenticationError
 
 from gcd.artifacts import azure_session
 from gcd.artifacts.azure import AzureArtifactStore
@@ -184,6 +186,32 @@ def test_a_store_has_an_identity_of_its_own(
     certificate = {"AZURE_CLIENT_CERTIFICATE_PATH": "/c", "AZURE_CLIENT_CERTIFICATE_PASSWORD": "p"}
     Session({"AZURE_TENANT_ID": "t", "AZURE_CLIENT_ID": "c", **certificate}, 1)
     assert seen["CertificateCredential"] == (("t", "c", "/c"), {"password": "p"})
+
+
+@pytest.mark.parametrize("status", [None, 401])
+def test_an_identity_that_gets_no_token_is_one_clear_sentence(
+    monkeypatch: pytest.MonkeyPatch, status: int | None
+) -> None:
+    class Nobody:
+        def get_token(self, *scopes: str, **_: object) -> None:
+            refused = ClientAuthenticationError("No identity is here.\nAttempted: all of them")
+            refused.response = response if status else None  # type: ignore[assignment]
+            raise refused
+
+    response = SimpleNamespace(
+        status_code=status,
+        headers={"content-type": "application/json"},
+        content_type="application/json",
+        reason="Unauthorized",
+        text=lambda encoding: '{"error": "invalid_client", "error_description": "no"}',
+    )
+
+    monkeypatch.setattr(azure_session, "DefaultAzureCredential", Nobody)
+    problem = AzureArtifactStore().probe(WASBS, ()).problem
+    assert problem is not None
+    assert problem.startswith(
+        "container box: ClientAuthenticationError: No identity is here.; check"
+    )
 
 
 @pytest.mark.parametrize(
