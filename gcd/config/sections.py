@@ -102,6 +102,24 @@ def _url(text: str) -> str:
     return text
 
 
+def _server(text: str) -> str:
+    if not is_server(text):
+        raise _problem(f"must be {SERVER}")
+    return text
+
+
+SERVER = (
+    'the URL of an MLflow server and no more, as in "http://mlflow:5000"; MLFLOW_TRACKING_USERNAME '
+    "and its kin have the credentials"
+)
+
+
+def is_server(text: str) -> bool:
+    """Whether a text is the URL of a server, without credentials, and perhaps with a path."""
+    plain = re.fullmatch(r"(?i:https?)://[^\s/?#@%]+((?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*)/?", text)
+    return plain is not None and _names_host(text)
+
+
 def _names_host(url: str) -> bool:
     """Whether a URL has a host, and a port that is one or none."""
     try:
@@ -153,6 +171,11 @@ class Store(BaseModel):
         repr=False,
         description="Where the tracking server keeps what it proxies: `mlflow-artifacts:` is mapped "
         "onto it. Leave it out for a server that proxies nothing.",
+    )
+    artifacts_proxy: Annotated[str, AfterValidator(_server)] | None = Field(
+        default=None,
+        description="The tracking server itself, where nothing else reaches what it keeps: it is asked "
+        "over HTTP to delete, a last resort, and only where artifacts_destination is not set.",
     )
     registry_store_uri: Uri | None = Field(
         default=None,

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 
-from gcd.config.sections import Store
+from gcd.config.sections import SERVER, Store, is_server
 from gcd.errors import ConfigError
 
 BACKEND = "MLFLOW_BACKEND_STORE_URI"
@@ -22,6 +22,14 @@ STORAGE = (
     "MLFLOW_S3_EXPECTED_BUCKET_OWNER",
     "MLFLOW_BOTO_CLIENT_ADDRESSING_STYLE",
     "MLFLOW_EXPERIMENTAL_S3_SIGNATURE_VERSION",
+    "MLFLOW_TRACKING_USERNAME",
+    "MLFLOW_TRACKING_PASSWORD",
+    "MLFLOW_TRACKING_TOKEN",
+    "MLFLOW_TRACKING_INSECURE_TLS",
+    "MLFLOW_TRACKING_SERVER_CERT_PATH",
+    "MLFLOW_TRACKING_CLIENT_CERT_PATH",
+    "MLFLOW_TRACKING_AUTH",
+    "MLFLOW_TRACKING_AWS_SIGV4",
 )
 """MLflow's variables that say how it reaches artifacts."""
 WORKSPACE = "MLFLOW_WORKSPACE"
@@ -43,6 +51,7 @@ class StoreConfig:
     registry_store_uri: str | None = field(default=None, repr=False)
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Variables for the artifact stores: the store's own over MLflow's."""
+    artifacts_proxy: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +62,7 @@ class Given:
     artifacts_destination: str | None = field(default=None, repr=False)
     tracking_uri: str | None = field(default=None, repr=False)
     registry_store_uri: str | None = field(default=None, repr=False)
+    artifacts_proxy: str | None = None
 
 
 def choose(
@@ -79,6 +89,7 @@ def choose(
         destination or fallback.get(DESTINATION) or None,
         given.registry_store_uri or chosen.registry_store_uri,
         {**_storage(mlflow), **_own(chosen)},
+        given.artifacts_proxy or chosen.artifacts_proxy,
     )
 
 
@@ -123,6 +134,7 @@ def _check(given: Given, mlflow: Mapping[str, str]) -> None:
     for name in (
         "backend_store_uri",
         "artifacts_destination",
+        "artifacts_proxy",
         "tracking_uri",
         "registry_store_uri",
     ):
@@ -130,6 +142,8 @@ def _check(given: Given, mlflow: Mapping[str, str]) -> None:
         if value is not None and not value.strip():
             flag = "--" + name.replace("_", "-")
             raise ConfigError(f"{flag} is empty", hint="is a shell variable unset?")
+    if given.artifacts_proxy is not None and not is_server(given.artifacts_proxy):
+        raise ConfigError(f"--artifacts-proxy must be {SERVER}")
     is_named = given.backend_store_uri is None and _database(given.tracking_uri) is not None
     if is_named and mlflow.get(BACKEND, "").strip() not in ("", given.tracking_uri):
         # `mlflow gc` would delete in the one that the variable names.
