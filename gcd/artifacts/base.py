@@ -21,6 +21,7 @@ is imported when the first URI of its scheme is met. Register it by entry point 
   (`BulkArtifactStore`); one that knows more about its places than a probe tells has `inspect`
   (`InspectableArtifactStore`); a class that wants the operator's options has a class method
   `with_options(options)`. A class without it is called without arguments.
+* A store of objects need only say how its requests are sent: see `object_store.py` and `buckets.py`.
 * Prove it: inherit `gcd.testing.ArtifactStoreContract` in a test and supply its fixtures.
 """
 

@@ -5,25 +5,25 @@ It must never change a key on its way, nor take a reply that is no listing for a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from threading import Lock, Semaphore
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import unquote_plus
 
+from gcd.artifacts.buckets import Bucket, Denied, Item, NotOffered
 from gcd.artifacts.pace import Pace
-from gcd.artifacts.s3_errors import (
-    FOREIGN,
-    GONE,
-    NotOffered,
-    Refused,
-    code_of,
-    translated,
+from gcd.artifacts.s3_errors import FOREIGN, GONE, code_of, of_code, translated
+from gcd.artifacts.s3_uploads import abort_uploads
+from gcd.artifacts.tree import Tree
+from gcd.errors import (
+    ArtifactError,
+    LockedArtifactError,
+    PermanentArtifactError,
+    TransientArtifactError,
 )
-from gcd.errors import ArtifactError, PermanentArtifactError, TransientArtifactError
 
-ATTEMPTS = 5
-"""How often a request is sent that the store answers with a reason to try again."""
 ACTIONS = {
     "list_objects_v2": "s3:ListBucket",
     "list_object_versions": "s3:ListBucketVersions",
@@ -48,24 +48,15 @@ UNSET = frozenset(
 """Codes by which a store says that a bucket has no such setting."""
 
 
-class Item(NamedTuple):
-    """One object, or one of its versions or delete markers."""
-
-    key: str
-    version: str | None
-    size: int
-    changed_at: datetime | None
-    is_marker: bool = False
+NOT_IN_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
+"""Characters that a request for many keys cannot carry: the store would look for another key."""
+KEEPS_VERSIONS = (
+    "the bucket keeps old versions: what is deleted frees space only by its own lifecycle rules; "
+    'artifacts.versions = "all" deletes every version'
+)
 
 
-class Failure(NamedTuple):
-    """Why the store did not delete one key of many."""
-
-    code: str
-    message: str
-
-
-class Bucket:
+class S3Bucket(Bucket):
     """One bucket at one endpoint. Threads share it."""
 
     def __init__(
@@ -78,12 +69,7 @@ class Bucket:
         slots: Semaphore,
         pace: Pace,
     ) -> None:
-        self.name = name
-        self.identity = identity
-        self.slots = slots
-        self.pace = pace
-        self.takes_one_by_one = False
-        """Whether the store knows no deletion of many keys."""
+        super().__init__(name, identity, slots=slots, pace=pace)
         self.tells_uploads = True
         self._client = client
         self._fixed = {"Bucket": name, **owner}
@@ -94,61 +80,40 @@ class Bucket:
 
     def once(self, operation: str, **parameters: Any) -> dict[str, Any]:
         """Send one request, in a slot that the caller holds. Raises an ArtifactError."""
-        try:
-            reply = getattr(self._client, operation)(**self._fixed, **parameters)
-        except FOREIGN as error:
-            failure = translated(error, f"bucket {self.name}", ACTIONS[operation])
-            self._count(failure)
-            raise failure from error
-        self.pace.succeeded()
-        return dict(reply)
-
-    def _count(self, failure: ArtifactError) -> None:
-        if isinstance(failure, Refused):
-            self.pace.throttled()
-        if isinstance(failure, TransientArtifactError):
-            self.pace.failed(failure.message)
-        else:
-            self.pace.succeeded()  # it answered
+        return self.counted(lambda: self._call(operation, parameters))
 
     def ask(self, operation: str, **parameters: Any) -> dict[str, Any]:
         """A request that may be sent twice, tried again where that may help."""
-        attempt = 0
-        while True:
-            self.pace.check()
-            try:
-                with self.slots:
-                    reply = self.once(operation, **parameters)
-                if operation in LISTINGS:
-                    self._refuse_no_listing(reply)
-                return reply
-            except TransientArtifactError as error:
-                attempt += 1
-                # A hint means that something is to be mended: trying again at once mends nothing.
-                if attempt >= (2 if error.hint else ATTEMPTS):
-                    raise
-                self.pace.pause(attempt)
+        return self.again(lambda: self._call(operation, parameters))
+
+    def _call(self, operation: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            reply = dict(getattr(self._client, operation)(**self._fixed, **parameters))
+        except FOREIGN as error:
+            raise translated(error, f"bucket {self.name}", ACTIONS[operation]) from error
+        if operation in LISTINGS:
+            self._refuse_no_listing(reply)
+        return reply
 
     # -- listings ----------------------------------------------------------------------------------
 
-    def pages(self, prefix: str, *, all_versions: bool, **limit: int) -> Iterator[list[Item]]:
+    def pages(
+        self, prefix: str, *, all_versions: bool, limit: int | None = None
+    ) -> Iterator[list[Item]]:
         """Everything below a prefix, page by page, keys as the store has them."""
+        size = {} if limit is None else {"MaxKeys": limit}
         if all_versions:
             try:
-                yield from self._version_pages(prefix, **limit)
+                yield from self._version_pages(prefix, **size)
                 return
             except NotOffered:
                 pass  # a store without versions
-        yield from self._object_pages(prefix, **limit)
+        yield from self._object_pages(prefix, **size)
 
-    def is_empty(self, prefix: str, *, all_versions: bool) -> bool:
-        """Whether nothing is below a prefix."""
-        return not any(self.pages(prefix, all_versions=all_versions, MaxKeys=1))
-
-    def _object_pages(self, prefix: str, **limit: int) -> Iterator[list[Item]]:
+    def _object_pages(self, prefix: str, **size: int) -> Iterator[list[Item]]:
         more: dict[str, str] = {}
         while True:
-            reply = self.ask("list_objects_v2", Prefix=prefix, **limit, **more)
+            reply = self.ask("list_objects_v2", Prefix=prefix, **size, **more)
             page = [self._item(each, prefix) for each in reply.get("Contents", ())]
             yield page
             if not reply["IsTruncated"]:
@@ -156,10 +121,10 @@ class Bucket:
             token = reply.get("NextContinuationToken")
             more = self._progress(more, {"ContinuationToken": token})
 
-    def _version_pages(self, prefix: str, **limit: int) -> Iterator[list[Item]]:
+    def _version_pages(self, prefix: str, **size: int) -> Iterator[list[Item]]:
         more: dict[str, str] = {}
         while True:
-            reply = self.ask("list_object_versions", Prefix=prefix, **limit, **more)
+            reply = self.ask("list_object_versions", Prefix=prefix, **size, **more)
             page = [self._item(each, prefix) for each in reply.get("Versions", ())]
             markers = reply.get("DeleteMarkers", ())
             page += [self._item(each, prefix)._replace(is_marker=True) for each in markers]
@@ -172,10 +137,7 @@ class Bucket:
             more = self._progress(more, names)
 
     def _item(self, found: Mapping[str, Any], prefix: str) -> Item:
-        key = found["Key"]
-        if not key.startswith(prefix):
-            text = f"bucket {self.name}: a listing of {prefix!r} answers with the key {key!r}"
-            raise PermanentArtifactError(text)
+        key = self.checked(found["Key"], prefix)
         version = found.get("VersionId")
         return Item(key, version, int(found.get("Size") or 0), found.get("LastModified"))
 
@@ -197,36 +159,63 @@ class Bucket:
 
     # -- deletions ---------------------------------------------------------------------------------
 
-    def delete(self, items: Sequence[Item]) -> dict[Item, Failure]:
-        """Delete with one request: what the reply says was not deleted, and why.
+    def takes_together(self, item: Item) -> bool:
+        """Whether the key can be said in XML, to a store that deletes many keys at once."""
+        return not (self.takes_one_by_one or NOT_IN_XML.search(item.key))
 
-        What the reply is silent about is known by the listing afterwards. The caller holds a slot.
-        """
+    def delete(self, items: Sequence[Item]) -> Mapping[Item, ArtifactError]:
+        """Delete with one request: what the reply says was not deleted, and why."""
         names = [self._name(item) for item in items]
         reply = self.once("delete_objects", Delete={"Objects": names, "Quiet": False})
         by_key: dict[str, list[Item]] = {}
         for item in items if reply.get("Errors") else ():
             by_key.setdefault(item.key, []).append(item)
-        failed: dict[Item, Failure] = {}
+        failed: dict[Item, ArtifactError] = {}
         for each in reply.get("Errors", ()):
-            why = Failure(each.get("Code", ""), each.get("Message", ""))
-            for item in by_key.get(each.get("Key", ""), ()):
+            code, text = each.get("Code", ""), each.get("Message", "")
+            for item in by_key.get(each.get("Key", ""), ()) if code not in GONE else ():
                 if each.get("VersionId") in (None, item.version):  # some stores name no version
-                    failed[item] = why
+                    failed[item] = self._refusal(item, code, text)
         return failed
 
-    def delete_one(self, item: Item) -> Failure | None:
-        """Delete one by itself; why the store did not. The caller holds a slot."""
+    def delete_one(self, item: Item) -> ArtifactError | None:
+        """Delete one by itself; why the store did not."""
         try:
             self.once("delete_object", **self._name(item))
         except PermanentArtifactError as error:
-            return Failure(code_of(error.__cause__ or error), error.message)
+            code = code_of(error.__cause__ or error)
+            return None if code in GONE else self._refusal(item, code, error.message)
         return None
+
+    def _refusal(self, item: Item, code: str, text: str) -> ArtifactError:
+        action = "s3:DeleteObjectVersion" if item.version else "s3:DeleteObject"
+        return of_code(code, text, self._where(item), action)
+
+    def _where(self, item: Item) -> str:
+        return f"bucket {self.name}, key {item.key!r}"
+
+    def explained(self, item: Item, error: ArtifactError) -> ArtifactError:
+        """The hold that the store has on a version, where that is what denies it."""
+        if not (isinstance(error, Denied) and item.version):
+            return error
+        if self.has_legal_hold(item):
+            hint = "remove the hold, then `gcd retry`"
+            text = f"{self._where(item)}: a version is under legal hold"
+            return LockedArtifactError(text, hint=hint)
+        until = self.locked_until(item)
+        if until is None:
+            return error
+        text = f"{self._where(item)}: a version is retained until {until}"
+        return LockedArtifactError(text, until=until)
 
     def _name(self, item: Item) -> dict[str, str]:
         return {"Key": item.key} | ({"VersionId": item.version} if item.version else {})
 
     # -- uploads -----------------------------------------------------------------------------------
+
+    def clear_unseen(self, trees: Sequence[Tree]) -> None:
+        """Abort the uploads that nobody finished."""
+        abort_uploads(self, trees)
 
     def uploads(self, prefix: str) -> Iterator[tuple[str, str]]:
         """Key and id of each upload below a prefix that was begun and not finished."""
@@ -265,6 +254,11 @@ class Bucket:
                 except PermanentArtifactError:
                     self._versioning = ""
             return self._versioning
+
+    @property
+    def keeps(self) -> str | None:
+        """That old versions stay, where they do."""
+        return KEEPS_VERSIONS if self.versioning in ("Enabled", "Suspended") else None
 
     def setting(self, operation: str) -> dict[str, Any] | None:
         """A setting of the bucket, None where it has none. Raises Denied, NotOffered."""

@@ -17,6 +17,7 @@ from botocore.exceptions import (
 from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
 
+from gcd.artifacts.buckets import Denied, NoBucket, NotOffered, Refused
 from gcd.errors import ArtifactError, PermanentArtifactError, TransientArtifactError
 
 FOREIGN = (BotoCoreError, ClientError, ResponseParserError, HTTPError, OSError, ValueError)
@@ -55,18 +56,6 @@ WHOLE_STORE = {
 MESSAGE_CHARACTERS = 200
 
 
-class Refused(TransientArtifactError):
-    """The store did nothing, and asks for patience."""
-
-
-class NotOffered(PermanentArtifactError):
-    """The store does not know this request."""
-
-
-class Denied(PermanentArtifactError):
-    """The credentials do not allow it."""
-
-
 def code_of(error: BaseException) -> str:
     """The code of an error that the store answered with, empty for one that it did not."""
     if not isinstance(error, ClientError):
@@ -86,6 +75,8 @@ def translated(error: BaseException, where: str, action: str) -> ArtifactError:
 def of_code(code: str, text: str, where: str, action: str, status: int = 0) -> ArtifactError:
     """The error for a code that the store answered with, for a request or for one key of it."""
     said = f"{where}: {code or status} {text}".strip()[:MESSAGE_CHARACTERS]
+    if code == "NoSuchBucket":
+        return NoBucket(said, hint=WHOLE_STORE[code])
     if code in WHOLE_STORE:
         return TransientArtifactError(said, hint=WHOLE_STORE[code])
     if code in THROTTLING or status in (429, 503):

@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from gcd.artifacts.base import Remark
-from gcd.artifacts.s3_bucket import Bucket
-from gcd.artifacts.s3_errors import Denied, NotOffered
+from gcd.artifacts.buckets import Denied, NotOffered
+from gcd.artifacts.s3_bucket import S3Bucket
 from gcd.artifacts.s3_session import Session
 from gcd.errors import ArtifactError
 
 
 def remarks(
-    bucket: Bucket, prefix: str, session: Session, *, all_versions: bool
+    bucket: S3Bucket, prefix: str, session: Session, *, all_versions: bool
 ) -> Iterator[Remark]:
     """All that is to be said of a bucket; what cannot be found out is said too."""
     yield _credentials(session)
@@ -48,7 +48,7 @@ def _credentials(session: Session) -> Remark:
     return Remark(f"credentials from {source}")
 
 
-def _versions(bucket: Bucket, *, all_versions: bool) -> Iterator[Remark]:
+def _versions(bucket: S3Bucket, *, all_versions: bool) -> Iterator[Remark]:
     state = bucket.versioning
     if not state:
         yield Remark("versioning is unknown", "allow s3:GetBucketVersioning")
@@ -75,18 +75,18 @@ def _expires(rules: dict[str, Any] | None) -> bool:
     )
 
 
-def _locks(bucket: Bucket) -> Iterator[Remark]:
+def _locks(bucket: S3Bucket) -> Iterator[Remark]:
     found = bucket.setting("get_object_lock_configuration") or {}
     if found.get("ObjectLockConfiguration", {}).get("ObjectLockEnabled") == "Enabled":
         yield Remark("Object Lock is on: versions that it holds are deleted when it lets them go")
 
 
-def _uploads(bucket: Bucket, prefix: str) -> Iterator[Remark]:
+def _uploads(bucket: S3Bucket, prefix: str) -> Iterator[Remark]:
     """Only whether unfinished uploads may be listed."""
     next(bucket.uploads(prefix), None)
     yield from ()
 
 
-def _version_listing(bucket: Bucket, prefix: str) -> Iterator[Remark]:
+def _version_listing(bucket: S3Bucket, prefix: str) -> Iterator[Remark]:
     bucket.is_empty(prefix, all_versions=True)
     yield from ()

@@ -8,18 +8,21 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from os.path import commonprefix
+from typing import TYPE_CHECKING
 
-from gcd.artifacts.s3_bucket import Bucket
-from gcd.artifacts.s3_errors import Denied, NotOffered
-from gcd.artifacts.s3_tree import Tree
+from gcd.artifacts.tree import Tree
+from gcd.errors import PermanentArtifactError
+
+if TYPE_CHECKING:
+    from gcd.artifacts.s3_bucket import S3Bucket
 
 logger = logging.getLogger(__name__)
 
 
-def abort_uploads(bucket: Bucket, trees: Sequence[Tree]) -> None:
+def abort_uploads(bucket: S3Bucket, trees: Sequence[Tree]) -> None:
     """Abort the uploads below the trees that nobody finished.
 
-    One listing for all the trees. Where it is not allowed, or not known, there is a warning.
+    One listing for all the trees. Where the store refuses it, there is a warning.
     """
     by_prefix = {tree.prefix: tree for tree in trees}
     shared = commonprefix(list(by_prefix))  # noqa: RUF071 - cut at its last "/" below
@@ -30,7 +33,7 @@ def abort_uploads(bucket: Bucket, trees: Sequence[Tree]) -> None:
             tree = _tree_around(key, by_prefix)
             if tree is not None and tree.is_permitted():
                 bucket.abort(key, upload)
-    except (NotOffered, Denied) as error:
+    except PermanentArtifactError as error:
         bucket.tells_uploads = False
         logger.warning("unfinished uploads are not looked for: %s", error)
     except Exception as error:  # as for a listing of objects

@@ -10,42 +10,32 @@ from pathlib import Path
 import pytest
 
 from tests.mlflow_store import RealStore
-from tests.object_servers import SECRET, ObjectServer, keys_of, new_bucket
+from tests.object_servers import SECRET, ObjectServer, new_bucket
 from tests.program import collect, command, decisions, environment, gcd, report, shown
+from tests.remote_artifacts import NAMES, RemoteArtifacts, collect_part_of_what_was_logged
 
 pytestmark = pytest.mark.parametrize("server", ["sqlite"], indirect=True)
-NAMES = ("f.txt", "model/weights.bin", "notes/n\u00e4me with space #1 100%.txt", "a+b/%2F.txt")
-
-
 ON_MOTO = pytest.mark.parametrize("objects", ["moto"], indirect=True)
 
 
-class Buckets:
+class Buckets(RemoteArtifacts):
     """A bucket that MLflow logs to."""
 
     def __init__(self, objects: ObjectServer, store: RealStore) -> None:
         self.store, self.objects, self.client = store, objects, objects.client()
         self.bucket = new_bucket(self.client)
 
-    def experiment(self, name: str, below: str = "ml flow") -> str:
-        return self.store.experiment(name, f"s3://{self.bucket}/{below}/{name}")
+    @property
+    def location(self) -> str:
+        return f"s3://{self.bucket}/ml flow"
 
-    def run(self, experiment: str) -> str:
-        """A run with files that MLflow's client uploads."""
-        run = self.store.run(experiment, files={})
-        for name in NAMES:
-            self.store.client.log_text(run, name, name)
-        return run
-
-    def keys(self) -> set[str]:
-        return keys_of(self.client, self.bucket)
+    def sizes(self) -> dict[str, int]:
+        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket)
+        found = (each for page in pages for each in page.get("Contents", ()))
+        return {each["Key"]: each["Size"] for each in found}
 
     def put(self, key: str) -> None:
         self.client.put_object(Bucket=self.bucket, Key=key, Body=b"x")
-
-    def bytes_below(self, part: str) -> int:
-        listed = self.client.list_objects_v2(Bucket=self.bucket).get("Contents", ())
-        return sum(each["Size"] for each in listed if part in each["Key"])
 
 
 @pytest.fixture
@@ -57,39 +47,7 @@ def buckets(objects: ObjectServer, store: RealStore, monkeypatch: pytest.MonkeyP
 
 
 def test_what_mlflow_logged_for_what_is_deleted_goes_and_nothing_else(buckets: Buckets) -> None:
-    store = buckets.store
-    live, gone = buckets.experiment("live"), buckets.experiment("gone")
-    kept_run, run = buckets.run(live), buckets.run(live)
-    kept_model = store.logged_model(kept_run, "m-kept")
-    model = store.logged_model(kept_run, "m-gone")
-    registered = buckets.run(live)
-    store.version("classifier", f"runs:/{registered}/model", registered)
-    inside = buckets.run(gone)
-    store.logged_model(inside, "m-inside")
-    store.trace(gone, inside, file=b"\x89PNG")
-    store.trace(live, kept_run, file=b"\x89PNG")
-    for neighbour in (f"ml flow/live/{run}0/artifacts/f", f"ml flow/live/{run}", "ml flow/gone2/f"):
-        buckets.put(neighbour)
-    store.delete(run, model, registered, gone)
-    before = buckets.keys()
-    doomed = {k for k in before if f"/{run}/" in k or f"/{model}/" in k or "/gone/" in k}
-    assert len(doomed) >= 3 * len(NAMES) - 1
-    freed = sum(buckets.bytes_below(p) for p in (f"/{run}/", f"/{model}/", "/gone/"))
-
-    decided = decisions(store.uri)
-    assert {decided[each] for each in (run, model, inside, gone)} == {"collect"}
-    assert decided[registered] == "registered"
-    assert buckets.keys() == before
-
-    done = report(store.uri)
-
-    assert done["state"] == "done"
-    assert buckets.keys() == before - doomed
-    assert (done["objects"], done["bytes"]) == (len(doomed), freed)
-    assert not store.exists(run)
-    assert store.exists(kept_run)
-    assert [key for key in before - doomed if kept_model in key]
-    assert report(store.uri)["objects"] == 0
+    collect_part_of_what_was_logged(buckets)
 
 
 @ON_MOTO

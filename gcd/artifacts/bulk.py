@@ -1,4 +1,4 @@
-"""Deletes many trees of S3 buckets at once: lists them, packs their keys into full requests, looks again.
+"""Deletes many trees of buckets at once: lists them, packs their keys into full requests, looks again.
 
 It must never delete a key that is not below a tree whose permit was asked immediately before, nor call
 a tree deleted that does not list empty.
@@ -6,30 +6,17 @@ a tree deleted that does not list empty.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from threading import Semaphore
 
 from gcd.artifacts.base import Deletion, Order
-from gcd.artifacts.s3_bucket import ATTEMPTS, Bucket, Failure, Item
-from gcd.artifacts.s3_errors import (
-    DENIED,
-    GONE,
-    THROTTLING,
-    Denied,
-    NotOffered,
-    Refused,
-    of_code,
-)
-from gcd.artifacts.s3_tree import Packer, Piece, Tree
-from gcd.artifacts.s3_uploads import abort_uploads
-from gcd.errors import (
-    LockedArtifactError,
-    PermanentArtifactError,
-    TransientArtifactError,
-)
+from gcd.artifacts.buckets import ATTEMPTS, Bucket, Denied, Item, NotOffered, Refused
+from gcd.artifacts.tree import Packer, Piece, Tree
+from gcd.errors import ArtifactError, PermanentArtifactError, TransientArtifactError
+
+Request = Callable[[Bucket, list[Piece]], Mapping[Item, ArtifactError]]
 
 GROUP = 500
 """Trees that are worked on together: bounds memory."""
@@ -37,8 +24,6 @@ SHARED_ROUNDS = 2
 """How often keys of several trees share requests."""
 ROUNDS = 5
 """How often a tree is listed and what is left of it deleted, before it is given up for now."""
-NOT_IN_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
-"""Characters that a request for many keys cannot carry: the store would look for another key."""
 
 
 class BulkDeletion:
@@ -68,10 +53,10 @@ class BulkDeletion:
             except Exception as error:  # one order's trouble is not another's
                 refused.append(Deletion(order, error))
         for bucket in dict.fromkeys(tree.bucket for tree in trees):
-            abort_uploads(bucket, [tree for tree in trees if tree.bucket is bucket])
+            bucket.clear_unseen([tree for tree in trees if tree.bucket is bucket])
         with (
-            ThreadPoolExecutor(self.hands, thread_name_prefix="gcd-s3-list") as listing,
-            ThreadPoolExecutor(self.hands, thread_name_prefix="gcd-s3-delete") as deleting,
+            ThreadPoolExecutor(self.hands, thread_name_prefix="gcd-list") as listing,
+            ThreadPoolExecutor(self.hands, thread_name_prefix="gcd-delete") as deleting,
         ):
             for number in range(ROUNDS):
                 if not self._round(number, trees, listing, deleting):
@@ -94,7 +79,7 @@ class BulkDeletion:
             bucket.pace.pause(number)
         # What fails again and again may be one tree's fault: in the end each is by itself.
         together = {tree: tree.bucket if number < SHARED_ROUNDS else tree for tree in left}
-        packers = {owner: Packer() for owner in together.values()}
+        packers = {owner: Packer(tree.bucket.batch) for tree, owner in together.items()}
 
         def send(bucket: Bucket, batch: list[Piece]) -> None:
             self._room.acquire()
@@ -137,12 +122,8 @@ class BulkDeletion:
     def _send(self, bucket: Bucket, batch: list[Piece]) -> None:
         """Delete a batch; whatever is raised is a reason to look again."""
         try:
-            is_odd = [
-                bucket.takes_one_by_one or NOT_IN_XML.search(item.key) is not None
-                for _, item in batch
-            ]
-            many = [piece for piece, odd in zip(batch, is_odd, strict=True) if not odd]
-            one_by_one = [piece for piece, odd in zip(batch, is_odd, strict=True) if odd]
+            many = [piece for piece in batch if bucket.takes_together(piece[1])]
+            one_by_one = [piece for piece in batch if not bucket.takes_together(piece[1])]
             try:
                 self._delete(bucket, many, self._many)
             except Denied:
@@ -163,7 +144,7 @@ class BulkDeletion:
         self,
         bucket: Bucket,
         pieces: list[Piece],
-        request: Callable[[Bucket, list[Piece]], dict[Item, Failure]],
+        request: Request,
     ) -> None:
         """Delete what is one tree's, so that a refusal is that tree's and no other's."""
         try:
@@ -176,7 +157,7 @@ class BulkDeletion:
         self,
         bucket: Bucket,
         pieces: list[Piece],
-        request: Callable[[Bucket, list[Piece]], dict[Item, Failure]],
+        request: Request,
     ) -> None:
         """Send one request when its turn comes, permits asked before it; again while it is refused.
 
@@ -206,41 +187,22 @@ class BulkDeletion:
                 self._note(bucket, tree, item, failed[item])
 
     @staticmethod
-    def _many(bucket: Bucket, pieces: list[Piece]) -> dict[Item, Failure]:
+    def _many(bucket: Bucket, pieces: list[Piece]) -> Mapping[Item, ArtifactError]:
         return bucket.delete([item for _, item in pieces])
 
     @staticmethod
-    def _one(bucket: Bucket, pieces: list[Piece]) -> dict[Item, Failure]:
+    def _one(bucket: Bucket, pieces: list[Piece]) -> Mapping[Item, ArtifactError]:
         for _, item in pieces:
-            if failure := bucket.delete_one(item):
-                return {item: failure}
+            if error := bucket.delete_one(item):
+                return {item: error}
         return {}
 
     @staticmethod
-    def _note(bucket: Bucket, tree: Tree, item: Item, failure: Failure) -> None:
+    def _note(bucket: Bucket, tree: Tree, item: Item, error: ArtifactError) -> None:
         """Take down what the store said of one key."""
-        if failure.code in GONE:
-            return
-        if failure.code in THROTTLING:
+        if isinstance(error, Refused):
             bucket.pace.throttled()
-        action = "s3:DeleteObjectVersion" if item.version else "s3:DeleteObject"
-        where = f"bucket {bucket.name}, key {item.key!r}"
-        error = of_code(failure.code, failure.message, where, action)
         if isinstance(error, TransientArtifactError):
             tree.trouble = error
-        elif failure.code in DENIED and item.version:
-            tree.give_up(_held(bucket, item) or error)
         else:
-            tree.give_up(error)
-
-
-def _held(bucket: Bucket, item: Item) -> LockedArtifactError | None:
-    """The hold that the store has on a version, None if it has none or does not say."""
-    where = f"bucket {bucket.name}, key {item.key!r}"
-    if bucket.has_legal_hold(item):
-        hint = "remove the hold, then `gcd retry`"
-        return LockedArtifactError(f"{where}: a version is under legal hold", hint=hint)
-    until = bucket.locked_until(item)
-    if until is None:
-        return None
-    return LockedArtifactError(f"{where}: a version is retained until {until}", until=until)
+            tree.give_up(bucket.explained(item, error))

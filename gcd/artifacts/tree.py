@@ -11,13 +11,9 @@ from datetime import datetime
 from threading import Lock
 
 from gcd.artifacts.base import Deleted, Order
-from gcd.artifacts.s3_bucket import Bucket, Item
+from gcd.artifacts.buckets import Bucket, Item
 from gcd.errors import ArtifactError, LockedArtifactError, TransientArtifactError
 from gcd.model import Usage
-
-BATCH = 250
-"""Keys in a request. The protocol allows 1000; with fewer, eight hands have something to do already
-below 8000 keys, and real servers were faster for it."""
 
 
 @dataclass(slots=True, eq=False)
@@ -87,6 +83,7 @@ Piece = tuple[Tree, Item]
 class Packer:
     """Keys of one bucket on their way into full requests."""
 
+    size: int
     waiting: list[Piece] = field(default_factory=list)
     lock: Lock = field(default_factory=Lock)
 
@@ -94,8 +91,8 @@ class Packer:
         """Take keys; the requests that are full now."""
         with self.lock:
             self.waiting += ((tree, item) for item in page)
-            full = len(self.waiting) - len(self.waiting) % BATCH
-            batches = [self.waiting[at : at + BATCH] for at in range(0, full, BATCH)]
+            full = len(self.waiting) - len(self.waiting) % self.size
+            batches = [self.waiting[at : at + self.size] for at in range(0, full, self.size)]
             self.waiting = self.waiting[full:]
             return batches
 
