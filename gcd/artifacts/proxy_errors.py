@@ -78,7 +78,7 @@ def of_answer(answer: Answer, where: str) -> ArtifactError:
     if status == 501 or (answer.code and "not implemented" in answer.message.lower()):
         hint = "the server cannot delete there: give artifacts_destination"
         return PermanentArtifactError(said, hint=hint)
-    if status >= 500 or status in PASSING or status < 200:
+    if status >= 500 or status in PASSING or status < 300:
         return TransientArtifactError(said)
     if answer.code == "RESOURCE_DOES_NOT_EXIST":
         # A bucket that is gone is told so: it proves nothing of the tree.

@@ -60,7 +60,7 @@ def _entry(found: Any) -> Entry:
     if "/" in found["path"]:  # MLflow sends names: these are somebody else's, or of somewhere else
         raise ValueError(f"an entry is {found['path'][:100]!r}, which is no name")
     is_folder = found.get("is_dir", False)
-    size = found.get("file_size") or 0
+    size = found.get("file_size", 0)
     if not isinstance(is_folder, bool) or not isinstance(size, int | str):
         raise ValueError("an entry is neither a file nor a folder")
     return Entry(found["path"], is_folder, int(size))

@@ -109,7 +109,7 @@ class Server:
         try:
             with self._request("DELETE", url, where, self._headers(path), slow) as reply:
                 answer = _answer(reply)
-            error = None if answer.status == 200 else of_answer(answer, where)
+            error = None if 200 <= answer.status < 300 else of_answer(answer, where)
             if error is not None and (not answer.code or isinstance(error, Refused)):
                 raise error
         except ArtifactError as error:

@@ -1,0 +1,172 @@
+"""MLflow logs through its server, part of it is deleted, gcd collects: over HTTP, and past the server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.mlflow_server import ServedStore, empty, files_below, mlflow_server
+from tests.mlflow_store import RealStore
+from tests.program import collect, decisions, gcd, report, shown
+from tests.proxy_stub import ARTIFACTS, Fault, Stub, page, proxy_stub
+from tests.remote_artifacts import RemoteArtifacts, collect_part_of_what_was_logged
+
+pytestmark = pytest.mark.parametrize("server", ["sqlite"], indirect=True)
+NAMES = ("f.txt", "model/weights.bin", "notes/n\u00e4me with space 100%.txt", "a+b/c;d.txt")
+"""Names that MLflow's server takes: it refuses "#", and unquotes what is quoted."""
+
+
+class Served(RemoteArtifacts):
+    """A server before a folder, which MLflow's client logs through."""
+
+    def __init__(self, store: RealStore, folder: Path, url: str) -> None:
+        self.store = ServedStore(store.keeper, store.database, store.root, url)
+        self.folder, self.url = folder, url
+
+    @property
+    def location(self) -> str:
+        return "mlflow-artifacts:/ml flow"
+
+    def sizes(self) -> dict[str, int]:
+        return files_below(self.folder)
+
+    def put(self, key: str) -> None:
+        path = self.folder / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+
+
+@contextmanager
+def serving(store: RealStore, tmp_path: Path, *words: str) -> Iterator[Served]:
+    """A server on the store's database."""
+    folder, destination = tmp_path / "server", tmp_path / "destination"
+    for each in (folder, destination):
+        each.mkdir()
+    options = ("--backend-store-uri", store.uri, "--artifacts-destination", str(destination))
+    with mlflow_server(folder, *options, *words) as url:
+        yield Served(store, destination, url)
+
+
+def proxied(store: RealStore, url: str) -> dict[str, str]:
+    """The environment in which gcd asks a server."""
+    return {
+        "GCD_STORES__MAIN__BACKEND_STORE_URI": store.uri,
+        "GCD_STORES__MAIN__ARTIFACTS_PROXY": url,
+    }
+
+
+def test_what_mlflow_logged_through_its_server_goes_over_http_and_past_it(
+    store: RealStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(store, tmp_path) as served:
+        with monkeypatch.context() as environment:
+            for name, value in proxied(store, served.url).items():
+                environment.setenv(name, value)
+            collect_part_of_what_was_logged(served, NAMES)
+        rename_everything(store)
+        empty(served.folder)
+        monkeypatch.setenv("MLFLOW_ARTIFACTS_DESTINATION", str(served.folder))
+        collect_part_of_what_was_logged(served, NAMES)
+
+
+def rename_everything(store: RealStore) -> None:
+    """Names of experiments and models are unique."""
+    store.sql(
+        "UPDATE experiments SET name = name || '-before' WHERE experiment_id > 0",
+        "UPDATE model_versions SET current_stage = 'Deleted_Internal'",
+    )
+    for run in store.runs():
+        store.sql("DELETE FROM model_versions WHERE run_id = :run", run=run)
+
+
+# With a server that fails as it is told to ------------------------------------------------------
+
+
+def put_run(store: RealStore, stub: Stub, experiment: str) -> str:
+    """A run whose files are with the stub."""
+    run = store.run(experiment, files={})
+    for name in ("f", "model/w"):
+        stub.keys[f"7/{run}/artifacts/{name}"] = b"xyz"
+    return run
+
+
+def test_the_server_is_asked_only_where_that_is_said_and_no_destination_is(
+    store: RealStore, tmp_path: Path
+) -> None:
+    with proxy_stub() as stub:
+        experiment = store.experiment("proxied", "mlflow-artifacts:/7")
+        live, run = (put_run(store, stub, experiment) for _ in range(2))
+        store.delete(run)
+        assert decisions(store.uri) == {run: "no_backend"}
+        assert decisions(store.uri, env={"MLFLOW_TRACKING_URI": stub.url}) == {run: "no_backend"}
+        both = ("--artifacts-proxy", stub.url, "--artifacts-destination", str(tmp_path))
+        assert decisions(store.uri, *both) == {run: "unreachable"}
+        assert stub.seen == []
+        done = gcd("plan", "--artifacts-proxy", "mlflow:5000", uri=store.uri)
+        assert done.returncode == 10, shown(done)
+        assert "must be the URL of an MLflow server" in done.stderr
+        done = report(store.uri, "--artifacts-proxy", stub.url)
+        assert (done["objects"], done["bytes"]) == (2, 6)
+        assert set(stub.keys) == {f"7/{live}/artifacts/{name}" for name in ("f", "model/w")}
+        assert not store.exists(run)
+
+
+def test_nothing_is_purged_where_a_login_page_answers(store: RealStore) -> None:
+    with proxy_stub() as stub:
+        experiment = store.experiment("proxied", "mlflow-artifacts:/7")
+        run = put_run(store, stub, experiment)
+        store.delete(run)
+        env = proxied(store, stub.url)
+        stub.always["GET"] = page(200)
+        collect(store.uri, env=env, expect=3)
+        assert store.exists(run)
+        assert len(stub.keys) == 2
+        explained = gcd("explain", run, uri=store.uri, env=env)
+        assert "unreachable" in explained.stdout, shown(explained)
+        assert "the reply is no listing" in explained.stdout
+        doctor = gcd("doctor", uri=store.uri, env={**env, "GCD_RETENTION__OLDER_THAN": "0s"})
+        assert doctor.returncode == 1, shown(doctor)
+        assert "asked over HTTP, without credentials" in doctor.stdout
+
+
+def test_what_the_server_only_says_it_deleted_is_due_until_it_is_gone(store: RealStore) -> None:
+    with proxy_stub() as stub:
+        experiment = store.experiment("proxied", f"http://{stub.authority}{ARTIFACTS}/7")
+        runs = [put_run(store, stub, experiment) for _ in range(4)]
+        before = dict(stub.keys)
+        store.delete(*runs[:3])
+        env = proxied(store, stub.url)
+        stub.always["DELETE"] = Fault("lie")
+        told = collect(store.uri, env=env, expect=3)
+        assert "Traceback" not in told.stderr
+        assert stub.keys == before
+        purged = [run for run in runs if not store.exists(run)]
+        assert len(purged) == 1  # the canary: the others are kept until it is gone
+        status = gcd("status", uri=store.uri, env=env)
+        assert "still listed" in status.stdout, shown(status)
+        stub.always.clear()
+        gcd("retry", uri=store.uri, env=env)
+        collect(store.uri, env=env)
+        assert {key.split("/")[1] for key in stub.keys} == {runs[3]}
+        assert not any(map(store.exists, runs[:3]))
+
+
+def test_a_tree_is_one_tree_in_every_way_to_name_it(store: RealStore) -> None:
+    """What a live version names over the server is seen to be what a deleted run has there."""
+    with proxy_stub() as stub:
+        experiment = store.experiment("proxied", "mlflow-artifacts:/7")
+        web = f"http://{stub.authority}{ARTIFACTS}/7/shared"
+        runs = [put_run(store, stub, experiment) for _ in range(4)]
+        ways = ["mlflow-artifacts:/7/", f"mlflow-artifacts://{stub.authority}/7/"]
+        ways += [f"http://{stub.authority}{ARTIFACTS}/7/"]
+        for run, way in zip(runs, ways, strict=False):
+            other = store.run(store.experiment(f"by {way}", web + run), files={})
+            store.point(other, f"{way}{run}/artifacts/model")
+        store.delete(*runs)
+        decided = decisions(store.uri, env=proxied(store, stub.url))
+        assert decided == {**dict.fromkeys(runs[:3], "shared"), runs[3]: "collect"}
+        collect(store.uri, env=proxied(store, stub.url))
+        assert {key.split("/")[1] for key in stub.keys} == set(runs[:3])
