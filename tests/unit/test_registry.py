@@ -63,7 +63,10 @@ def test_one_store_per_scheme_for_all_threads(site: Path) -> None:
 
 def test_nobody_serves_the_scheme() -> None:
     registry = Registry()
-    assert registry.problem("hdfs") == "no backend for scheme hdfs (known: b2, file, mlflow-artifacts, r2, s3)"
+    assert (
+        registry.problem("hdfs")
+        == "no backend for scheme hdfs (known: b2, file, mlflow-artifacts, r2, s3)"
+    )
     with pytest.raises(UnknownScheme):
         registry.open("hdfs")
     assert registry.problems == []
