@@ -323,6 +323,8 @@ def nearest(root: Place, location: Place, remembered: Collection[Place]) -> Plac
 def why_sacred(location: Place) -> str | None:
     """Why a location is too general to delete below without being told to, None if it is not."""
     names = [name for name in location.path.split("/") if name]
+    if location.scheme == PROXIED:
+        return None if names else "it is all that the server keeps"
     if location.scheme != "file":
         return None if names else "it is a whole bucket"
     if not names:
