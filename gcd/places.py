@@ -14,7 +14,15 @@ from itertools import chain, pairwise
 from gcd.artifacts.registry import Registry
 from gcd.errors import BackendError, UnsafeTarget
 from gcd.model import Candidate, KeepReason, Place, Probe, Root, Target
-from gcd.planning.guard import Scope, Site, layout_root, nearest, parse_place, place_uri
+from gcd.planning.guard import (
+    PROXIED,
+    Scope,
+    Site,
+    layout_root,
+    nearest,
+    parse_place,
+    place_uri,
+)
 from gcd.planning.policy import Keep
 from gcd.store.tracking import TrackingStore
 
@@ -119,6 +127,8 @@ class Places:
         uris = (uri for each in page for uri in (each.uri, each.archive_uri))
         location = (candidate.location or "").rstrip("/")
         prefix = location.removesuffix("/" + candidate.experiment_id)
+        if location.startswith(f"{PROXIED}:/") and not location.startswith(f"{PROXIED}://"):
+            prefix = f"{PROXIED}:"  # all of them are in one place, whatever their workspace
         for uri in chain(uris, self.store.some_trees(prefix, NAMED_TREES)):
             place = self.of(uri)
             if place is not None:

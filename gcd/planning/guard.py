@@ -195,6 +195,28 @@ def proxied_place(uri: str, host: str, path: str, scope: Scope) -> Place:
     return Place(destination.scheme, destination.authority, closed(destination.path + below_it))
 
 
+def in_workspace(uri: str, workspace: str | None) -> str:
+    """A recorded URI as the tracking server takes it for somebody of a workspace (tried).
+
+    It puts what it keeps for a workspace below `workspaces/NAME`, also where the URI does not say so.
+    """
+    scheme, _, rest = uri.partition(":")
+    if workspace in (None, "", "default") or scheme.lower() not in (PROXIED, "http", "https"):
+        return uri
+    authority, path = split_authority(rest)
+    base = "/"
+    if scheme.lower() != PROXIED:
+        web = PROXY_PATH.fullmatch("/" + path)
+        if web is None:
+            return uri
+        base, path = f"/{path.removesuffix(web['path'])}", web["path"]
+    first = next(filter(None, unquote(path).split("/")), "")
+    if first == "workspaces":
+        return uri
+    host = f"//{authority}" if rest.startswith("//") else ""
+    return f"{scheme}:{host}{base}workspaces/{workspace}/{path}"
+
+
 def proxy_at(url: str) -> Proxy:
     """The proxy that serves at a URL, which has been checked."""
     found = urlsplit(url)

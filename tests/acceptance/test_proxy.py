@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import urllib3
+
+with warnings.catch_warnings(action="ignore"):  # MLflow's own, at import
+    import mlflow
 
 from tests.mlflow_server import ServedStore, empty, files_below, mlflow_server
 from tests.mlflow_store import RealStore
@@ -80,6 +85,81 @@ def rename_everything(store: RealStore) -> None:
     )
     for run in store.runs():
         store.sql("DELETE FROM model_versions WHERE run_id = :run", run=run)
+
+
+@pytest.mark.soak
+def test_what_workspaces_logged_is_where_the_server_put_it(
+    store: RealStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It puts what is logged in a workspace below its folder, also where the URI does not say so."""
+    monkeypatch.setenv("MLFLOW_ENABLE_WORKSPACES", "true")
+    with serving(store, tmp_path, "--enable-workspaces") as served:
+        client, runs = served.store.client, {}
+        roots = {"team-a": None, "team-b": "mlflow-artifacts:/teamroot"}
+        with served.store.as_tracking():
+            mlflow.set_tracking_uri(served.url)
+            for name, root in roots.items():
+                mlflow.create_workspace(name, default_artifact_root=root)
+                mlflow.set_workspace(name)
+                experiment = client.create_experiment("e")
+                runs[name] = [client.create_run(experiment).info.run_id for _ in range(3)]
+                for run in runs[name]:
+                    client.log_text(run, name, "model/f")
+                    client.set_terminated(run)
+                client.delete_run(runs[name][0])
+                client.delete_run(runs[name][1])
+            mlflow.set_workspace(None)
+        places = {key.split("/artifacts/")[0] for key in sorted(served.keys())}
+        assert f"workspaces/team-b/teamroot/2/{runs['team-b'][0]}" in places
+        for number, env in enumerate(
+            (proxied(store, served.url), {"MLFLOW_ARTIFACTS_DESTINATION": str(served.folder)})
+        ):
+            for name in roots:
+                words = ("--all-workspaces", "--run-ids", runs[name][number])
+                assert report(store.uri, *words, env=env)["objects"] == 1
+        left = {key.split("/artifacts/")[0].rpartition("/")[2] for key in sorted(served.keys())}
+        assert left == {runs[name][2] for name in roots}
+
+
+@pytest.mark.soak
+def test_a_server_with_basic_authentication_lets_administrators_collect(
+    store: RealStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("flask_wtf", reason="`pip install mlflow[auth]` brings it")
+    users = tmp_path / "auth.ini"
+    users.write_text(
+        "[mlflow]\ndefault_permission = READ\nadmin_username = admin\n"
+        f"admin_password = password1234\ndatabase_uri = sqlite:///{tmp_path}/users.db\n"
+        "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
+    )
+    monkeypatch.setenv("MLFLOW_AUTH_CONFIG_PATH", str(users))
+    monkeypatch.setenv("MLFLOW_FLASK_SERVER_SECRET_KEY", "secret")
+    admin = {"MLFLOW_TRACKING_USERNAME": "admin", "MLFLOW_TRACKING_PASSWORD": "password1234"}
+    for name, value in admin.items():
+        monkeypatch.setenv(name, value)
+    with serving(store, tmp_path, "--app-name", "basic-auth") as served:
+        runs = [served.run(served.experiment("one"), NAMES) for _ in range(1)]
+        served.store.delete(*runs)
+        made = urllib3.request(
+            "POST",
+            f"{served.url}/api/2.0/mlflow/users/create",
+            json={"username": "ann", "password": "password5678"},
+            headers=urllib3.make_headers(basic_auth="admin:password1234"),
+        )
+        assert made.status == 200, made.data
+        env = proxied(store, served.url)
+        for name in admin:
+            monkeypatch.delenv(name)
+        assert decisions(store.uri, env=env) == {runs[0]: "unreachable"}
+        explained = gcd("explain", runs[0], uri=store.uri, env=env)
+        assert "MLFLOW_TRACKING_USERNAME" in explained.stdout, shown(explained)
+        ann = {"MLFLOW_TRACKING_USERNAME": "ann", "MLFLOW_TRACKING_PASSWORD": "password5678"}
+        told = collect(store.uri, env={**env, **ann}, expect=3)
+        assert "password5678" not in told.stdout + told.stderr
+        assert len(served.keys()) == len(NAMES)
+        gcd("retry", uri=store.uri)
+        collect(store.uri, env={**env, **admin})
+        assert served.keys() == set()
 
 
 # With a server that fails as it is told to ------------------------------------------------------

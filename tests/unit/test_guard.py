@@ -16,6 +16,7 @@ from gcd.planning.guard import (
     Site,
     below,
     contains,
+    in_workspace,
     layout_root,
     make_targets,
     nearest,
@@ -266,6 +267,34 @@ def test_what_the_server_takes_for_another_path_is_refused(path: str, scope: Sco
     """It puts a path through a URL parser, and writes control characters in another way (tried)."""
     with pytest.raises(UnsafeTarget):
         parse_place(f"mlflow-artifacts:/{path}", scope)
+
+
+@pytest.mark.parametrize(
+    ("uri", "taken"),
+    [
+        ("mlflow-artifacts:/root/1", "mlflow-artifacts:/workspaces/team/root/1"),
+        ("mlflow-artifacts:///root/1", "mlflow-artifacts:///workspaces/team/root/1"),
+        ("mlflow-artifacts://h:1/root", "mlflow-artifacts://h:1/workspaces/team/root"),
+        ("MLFLOW-artifacts:/root", "MLFLOW-artifacts:/workspaces/team/root"),
+        (
+            "http://h/p/api/2.0/mlflow-artifacts/artifacts/root/1",
+            "http://h/p/api/2.0/mlflow-artifacts/artifacts/workspaces/team/root/1",
+        ),
+        *((same, same) for same in ("s3://bucket/1", "/data/1", "", "http://h/1", "runs:/x")),
+        *(
+            (same, same)
+            for same in (
+                "mlflow-artifacts:/workspaces/team/1",
+                "mlflow-artifacts:/workspaces%2fteam/1",
+                "mlflow-artifacts://h/workspaces/other/1",
+                "http://h/api/2.0/mlflow-artifacts/artifacts/workspaces/team/1",
+            )
+        ),
+    ],
+)
+def test_what_is_of_a_workspace_is_below_its_folder(uri: str, taken: str) -> None:
+    assert in_workspace(uri, "team") == taken
+    assert in_workspace(uri, "default") == in_workspace(uri, None) == in_workspace(uri, "") == uri
 
 
 # The server itself ------------------------------------------------------------------------------
