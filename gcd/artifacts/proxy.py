@@ -54,8 +54,8 @@ class ProxyArtifactStore:
         """A store as the operator wants it. Raises BackendError where no server is named."""
         if options.proxy is None:
             raise BackendError(
-                "nobody is named who deletes proxied artifacts",
-                hint="give --artifacts-destination as the tracking server has it, or --artifacts-proxy",
+                "an MLflow server is to delete these files, and artifacts_proxy is not set",
+                hint="set it, or --artifacts-proxy, until they are deleted",
             )
         return cls(options.proxy, options)
 

@@ -255,8 +255,8 @@ class Artifacts(BaseModel):
     )
     hosts: Hosts = Field(
         default=(),
-        description="Hosts of mlflow-artifacts://HOST/ URIs that artifacts_destination serves. URIs "
-        "without a host always are.",
+        description="Hosts of mlflow-artifacts://HOST/ URIs that artifacts_destination, or "
+        "artifacts_proxy, serves. URIs without a host always are.",
     )
     absent_roots: Literal["keep", "collect"] = Field(
         default="keep",

@@ -129,12 +129,15 @@ def test_a_server_with_basic_authentication_lets_administrators_collect(
     users = tmp_path / "auth.ini"
     users.write_text(
         "[mlflow]\ndefault_permission = READ\nadmin_username = admin\n"
-        f"admin_password = password1234\ndatabase_uri = sqlite:///{tmp_path}/users.db\n"
+        f"admin_password = an-administrators-own\ndatabase_uri = sqlite:///{tmp_path}/users.db\n"
         "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
     )
     monkeypatch.setenv("MLFLOW_AUTH_CONFIG_PATH", str(users))
     monkeypatch.setenv("MLFLOW_FLASK_SERVER_SECRET_KEY", "secret")
-    admin = {"MLFLOW_TRACKING_USERNAME": "admin", "MLFLOW_TRACKING_PASSWORD": "password1234"}
+    admin = {
+        "MLFLOW_TRACKING_USERNAME": "admin",
+        "MLFLOW_TRACKING_PASSWORD": "an-administrators-own",
+    }
     for name, value in admin.items():
         monkeypatch.setenv(name, value)
     with serving(store, tmp_path, "--app-name", "basic-auth") as served:
@@ -144,7 +147,7 @@ def test_a_server_with_basic_authentication_lets_administrators_collect(
             "POST",
             f"{served.url}/api/2.0/mlflow/users/create",
             json={"username": "ann", "password": "password5678"},
-            headers=urllib3.make_headers(basic_auth="admin:password1234"),
+            headers=urllib3.make_headers(basic_auth="admin:an-administrators-own"),
         )
         assert made.status == 200, made.data
         env = proxied(store, served.url)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -131,3 +132,25 @@ class TestBeforeABucket(_OnServer):
         prefix = f"served/{self.root.path}"
         found = keys_of(self.client, self.bucket, prefix)
         return {key.removeprefix(prefix) for key in found}
+
+    def test_what_the_bucket_refuses_is_not_gone_whatever_the_server_says(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """MLflow's server does not read what a bucket says of each key: it answers 200."""
+        monkeypatch.setattr(Pace, "pause", lambda self, attempt: None)
+        self.put("1/run/artifacts/f", b"x")
+        deny = {
+            "Effect": "Deny",
+            "Principal": "*",
+            "Action": "s3:DeleteObject",
+            "Resource": f"arn:aws:s3:::{self.bucket}/*",
+        }
+        policy = json.dumps({"Version": "2012-10-17", "Statement": [deny]})
+        self.client.put_bucket_policy(Bucket=self.bucket, Policy=policy)
+        try:
+            with pytest.raises(TransientArtifactError, match="still listed"):
+                self.delete("1/run/artifacts/")
+        finally:
+            self.client.delete_bucket_policy(Bucket=self.bucket)
+        assert self.delete("1/run/artifacts/").usage.objects == 1
+        assert self.keys() == set()
