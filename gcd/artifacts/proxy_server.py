@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -81,9 +81,14 @@ class Server:
 
     def is_empty(self, path: str) -> bool:
         """Whether a folder holds nothing, or is not there."""
-        return self._asked(lambda: next(self._listing(path), None) is None)
 
-    def _listing(self, path: str) -> Iterator[Entry]:
+        def look() -> bool:
+            with closing(self._listing(path)) as found:
+                return next(found, None) is None
+
+        return self._asked(look)
+
+    def _listing(self, path: str) -> Generator[Entry]:
         query = "?" + urlencode({"path": checked(path)}, quote_via=quote, safe="") if path else ""
         where = f"{self.name}: listing {path!r}"
         with self._request("GET", ARTIFACTS + query, where, self._headers(path)) as reply:
