@@ -89,6 +89,12 @@ class Schema:
         return tuple(sorted(self.deleted_tables() | {n for n in changed if self.catalogue.has(n)}))
 
 
+def workspace_of(schema: Schema) -> sa.ColumnElement[Any]:
+    """The workspace of an experiment, NULL before MLflow had them."""
+    has_workspaces = schema.has("experiments", "workspace")
+    return schema.table("experiments").c.workspace if has_workspaces else sa.null()
+
+
 def is_live(table: sa.TableClause) -> sa.ColumnElement[bool]:
     """Not in the deleted stage; NULL is not deleted."""
     return sa.or_(table.c.lifecycle_stage.is_(None), table.c.lifecycle_stage != DELETED)

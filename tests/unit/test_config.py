@@ -73,6 +73,11 @@ def told(error: BaseException | None) -> str:
 KEYS: dict[str, tuple[tuple[Any, Any], tuple[str, Any], tuple[object, Any]]] = {
     "stores.main.backend_store_uri": (("sqlite:///a", "sqlite:///a"), ("b", "b"), ("c", "c")),
     "stores.main.artifacts_destination": (("/a", "/a"), ("s3://b", "s3://b"), ("/c", "/c")),
+    "stores.main.artifacts_proxy": (
+        ("http://a:5000", "http://a:5000"),
+        ("https://b/mlflow", "https://b/mlflow"),
+        ("HTTP://[::1]:5000/", "HTTP://[::1]:5000/"),
+    ),
     "stores.main.registry_store_uri": (("sqlite:///r", "sqlite:///r"), ("s", "s"), ("t", "t")),
     "stores.main.mode": (("collect", "collect"), ("observe", "observe"), ("collect", "collect")),
     "stores.main.schedule": (
@@ -849,7 +854,13 @@ def test_a_uri_on_the_command_line_never_gets_another_databases_registry() -> No
 
 @pytest.mark.parametrize(
     "name",
-    ["backend_store_uri", "artifacts_destination", "tracking_uri", "registry_store_uri"],
+    [
+        "backend_store_uri",
+        "artifacts_destination",
+        "artifacts_proxy",
+        "tracking_uri",
+        "registry_store_uri",
+    ],
 )
 def test_an_empty_uri_is_refused(name: str) -> None:
     assert "is empty" in no_store(load("", MLFLOW), **{name: " "})
@@ -900,3 +911,46 @@ def test_the_url_of_a_monitor_is_shown_without_its_path() -> None:
     shown = load('[hooks]\nping_url = "https://me:pw@hc.example.com:8443/ping/5ec2e7?x=1"').show()
     assert 'ping_url = "https://hc.example.com:8443/***"' in shown
     assert "5ec2e7" not in shown
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *(
+            "mlflow:5000",
+            "mlflow",
+            "ftp://mlflow",
+            "http://",
+            "http:///x",
+            "http://h:0",
+            "http://h:x",
+        ),
+        *("http://u:secret@h", "http://h?x", "http://h#x", "http://h/a b", "http://h/a/../b"),
+        *("http://h//a", "http://h/a//b", "http://h/%61", "http://h /", "sqlite:///x"),
+    ],
+)
+def test_a_proxy_is_the_url_of_a_server_and_no_more(url: str) -> None:
+    found = wrong(f"[stores.x]\nartifacts_proxy = '{url}'\n")
+    assert "must be the URL of an MLflow server" in found["stores.x.artifacts_proxy"]
+    with pytest.raises(ConfigError) as caught:
+        load("", MLFLOW).store(artifacts_proxy=url)
+    assert "must be the URL of an MLflow server" in str(caught.value)
+    assert "secret" not in told(caught.value) + str(found)
+
+
+def test_a_proxy_is_the_stores_own_and_a_flag_wins() -> None:
+    two = (
+        ONE + "artifacts_proxy = 'http://lab'\n[stores.other]\nbackend_store_uri = 'sqlite:///o'\n"
+    )
+    assert load(two).store("lab").artifacts_proxy == "http://lab"
+    assert load(two).store("other").artifacts_proxy is None
+    assert load(two).store("lab", artifacts_proxy="http://flag").artifacts_proxy == "http://flag"
+    asked = {**MLFLOW, "MLFLOW_TRACKING_URI": "http://mlflow:5000"}
+    assert load("", asked).store().artifacts_proxy is None
+
+
+def test_mlflows_credentials_for_its_server_are_every_stores() -> None:
+    own = ONE + "environment = ['MLFLOW_TRACKING_TOKEN=own']\n"
+    process = {"MLFLOW_TRACKING_TOKEN": "process", "MLFLOW_TRACKING_USERNAME": "u"}
+    found = load(own, process).store("lab").environment
+    assert (found["MLFLOW_TRACKING_TOKEN"], found["MLFLOW_TRACKING_USERNAME"]) == ("own", "u")
