@@ -949,8 +949,32 @@ def test_a_proxy_is_the_stores_own_and_a_flag_wins() -> None:
     assert load("", asked).store().artifacts_proxy is None
 
 
+@pytest.mark.parametrize(
+    ("own", "process", "found"),
+    [
+        ("MLFLOW_TRACKING_TOKEN", ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"), ()),
+        ("AZURE_STORAGE_SAS_TOKEN", ("AZURE_STORAGE_CONNECTION_STRING",), ()),
+        (
+            "AZURE_STORAGE_SAS_TOKEN",
+            ("MLFLOW_TRACKING_TOKEN", "MLFLOW_S3_ENDPOINT_URL"),
+            ("MLFLOW_TRACKING_TOKEN", "MLFLOW_S3_ENDPOINT_URL"),
+        ),
+        (
+            "MLFLOW_TRACKING_TOKEN",
+            ("MLFLOW_TRACKING_INSECURE_TLS",),
+            ("MLFLOW_TRACKING_INSECURE_TLS",),
+        ),
+    ],
+)
+def test_a_stores_own_credentials_leave_out_the_processs_of_their_family(
+    own: str, process: tuple[str, ...], found: tuple[str, ...]
+) -> None:
+    """MLflow prefers a user to a token: half of one's and half of another's would be somebody else."""
+    text = ONE + f"environment = ['{own}=own']\n"
+    environment = load(text, dict.fromkeys((own, *process), "process")).store("lab").environment
+    assert environment == {own: "own", **dict.fromkeys(found, "process")}
+
+
 def test_mlflows_credentials_for_its_server_are_every_stores() -> None:
-    own = ONE + "environment = ['MLFLOW_TRACKING_TOKEN=own']\n"
-    process = {"MLFLOW_TRACKING_TOKEN": "process", "MLFLOW_TRACKING_USERNAME": "u"}
-    found = load(own, process).store("lab").environment
-    assert (found["MLFLOW_TRACKING_TOKEN"], found["MLFLOW_TRACKING_USERNAME"]) == ("own", "u")
+    process = {"MLFLOW_TRACKING_TOKEN": "process"}
+    assert load(ONE, process).store("lab").environment == process
