@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import select
 import shutil
 import socket
 import subprocess
@@ -162,30 +163,34 @@ class Cut:
         self.passed = 0
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
-        self._thread = threading.Thread(target=self._accept, daemon=True)
-        self._thread.start()
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
 
     def _accept(self) -> None:
-        with suppress(OSError):
-            while True:
-                near, _ = self._listener.accept()
-                far = socket.create_connection(("127.0.0.1", self.target))
-                for pair in ((near, far, True), (far, near, False)):
-                    threading.Thread(target=self._pass, args=pair, daemon=True).start()
+        while True:
+            near, _ = self._listener.accept()
+            if self.target == 0:
+                near.close()
+                return
+            thread = threading.Thread(target=self._serve, args=(near,))
+            self._threads.append(thread)
+            thread.start()
 
-    def _pass(self, source: socket.socket, sink: socket.socket, counts: bool) -> None:
-        with suppress(OSError):
-            while data := source.recv(65536):
-                if counts:
-                    self.passed += len(data)
-                    if self.left is not None and self.passed > self.left:
-                        break
-                sink.sendall(data)
-        for each in (source, sink):
-            with suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
-        sink.close() if counts else source.close()
+    def _serve(self, near: socket.socket) -> None:
+        """Pass on what comes from either side, until one ends or it is cut."""
+        with near, socket.create_connection(("127.0.0.1", self.target)) as far, suppress(OSError):
+            while self.target:
+                for source in select.select([near, far], [], [], 0.1)[0]:
+                    data = source.recv(65536)
+                    self.passed += len(data) if source is near else 0
+                    if not data or (self.left is not None and self.passed > self.left):
+                        return
+                    (far if source is near else near).sendall(data)
 
     def close(self) -> None:
         """Accept nobody any more."""
+        self.target = 0  # this wakes them
+        socket.create_connection(("127.0.0.1", self.port)).close()
+        for thread in self._threads:
+            thread.join()
         self._listener.close()

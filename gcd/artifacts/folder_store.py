@@ -128,9 +128,7 @@ class FolderArtifactStore(ABC):
     def examine(self, target: Target) -> None:
         """Raise what would stop `delete(target)`: a link on the way, a server that is not there."""
         parts = _components(target)
-        self.on(
-            target.root, lambda files: remote_walk.way(files, _path(target.root), parts)
-        )
+        self.on(target.root, lambda files: remote_walk.way(files, _path(target.root), parts))
 
     def measure(self, target: Target) -> Usage:
         """Objects and bytes in the tree; a link counts as one."""
@@ -185,7 +183,7 @@ class FolderArtifactStore(ABC):
 
         self.on(folder.root, work)
 
-    def flush(self, targets: Iterable[Target]) -> None:
+    def flush(self, targets: Iterable[Target]) -> None:  # noqa: B027
         """Nothing: what the server answered is all that can be had."""
 
 
@@ -302,7 +300,7 @@ def _refuse_other_disk(files: Files, target: Target) -> None:
 def _remove_empty(files: Files, path: str) -> None:
     """Remove a folder if it is empty; what is not there, or is no folder, stays as it is."""
     try:
-        if is_folder(files, path) and not any(files.pages(path)):
+        if is_folder(files, path) and (files.removes_only_empty or not any(files.pages(path))):
             files.remove_folder(path)
     except (FileNotFoundError, UnsafeTarget):
         return

@@ -95,5 +95,5 @@ class Files(ABC):
         """Whether it may be used once more, as far as is known without asking."""
         return True
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027
         """End it; a second time does nothing."""

@@ -53,9 +53,7 @@ class Login(NamedTuple):
         return f"<login {self.where}>"
 
 
-def login_to(
-    address: Address, passwords: Sequence[str], environment: Mapping[str, str]
-) -> Login:
+def login_to(address: Address, passwords: Sequence[str], environment: Mapping[str, str]) -> Login:
     """How to log in at an address: the URI over ~/.ssh/config, as MLflow has it.
 
     Raises BackendError where that file cannot be used.
@@ -176,5 +174,3 @@ def _load_known_hosts(ssh: paramiko.SSHClient, login: Login) -> None:
 def trusts(login: Login) -> str:
     """Which file of known hosts is asked, for people."""
     return login.known_hosts or "~/.ssh/known_hosts"
-
-
