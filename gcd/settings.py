@@ -55,6 +55,7 @@ def make_options(config: Config, chosen: StoreConfig) -> Options:
         requests=config.artifacts.requests,
         objects_per_second=config.artifacts.objects_per_second or None,
         environment=chosen.environment,
+        uris=tuple(filter(None, (chosen.artifacts_destination, *config.artifacts.roots))),
     )
 
 
