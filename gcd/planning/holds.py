@@ -17,6 +17,8 @@ from gcd.planning.guard import UNQUOTINGS
 ALIASES = {
     "s3a": "s3",
     "s3n": "s3",
+    "r2": "s3",
+    "b2": "s3",
     "wasb": "azure",
     "wasbs": "azure",
     "abfs": "azure",
@@ -99,10 +101,23 @@ def ids_in(text: str) -> set[str]:
 
 
 def key(place: Place) -> str:
-    """A place as a text of which a container's is a prefix; spellings of one store are alike."""
+    """A place as a text of which a container's is a prefix; spellings of one store are alike.
+
+    Two stores may come out alike, by a bucket of the same name or a host that a user is left out of:
+    then a tree is kept for another's sake. The other way round it would be lost.
+    """
     scheme = ALIASES.get(place.scheme, place.scheme)
-    authority = place.authority
-    if scheme == "azure":
-        authority = re.sub(r"\.(?:blob|dfs)\.", ".", authority)
     separator = "" if scheme == "file" else "/"
-    return f"{scheme}://{authority}{separator}{place.path}"
+    return f"{scheme}://{_store_name(scheme, place.authority)}{separator}{place.path}"
+
+
+def _store_name(scheme: str, authority: str) -> str:
+    before, at, after = authority.rpartition("@")
+    match scheme:
+        case "azure":
+            return re.sub(r"\.(?:blob|dfs)\.", ".", authority)
+        case "s3":  # r2 and b2 name the endpoint too, s3 leaves it to the environment
+            return before if at else after
+        case "sftp" | "ftp":
+            return after
+    return authority
