@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,10 @@ def _status(call: Any, *arguments: Any) -> Any:
 class _Files(paramiko.SFTPServerInterface):
     """Files of this machine; paths are made tidy, links are not followed by that."""
 
+    def __init__(self, server: Any, refuses: Callable[[], bool]) -> None:
+        super().__init__(server)
+        self.refuses = refuses
+
     def list_folder(self, path: str) -> Any:
         try:
             return [
@@ -63,6 +67,8 @@ class _Files(paramiko.SFTPServerInterface):
             return paramiko.SFTPServer.convert_errno(error.errno)
 
     def remove(self, path: str) -> Any:
+        if self.refuses():
+            return paramiko.SFTP_PERMISSION_DENIED
         return _status(os.remove, path)
 
     def rmdir(self, path: str) -> Any:
@@ -75,6 +81,8 @@ class Stub:
     def __init__(self) -> None:
         self.key = paramiko.ECDSAKey.generate()
         self.asked: list[str] = []
+        self.refuses = False
+        """Whether nothing may be removed."""
         self._transports: list[paramiko.Transport] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
@@ -93,7 +101,9 @@ class Stub:
                 transport = paramiko.Transport(near)
                 transport.set_log_channel("gcd.artifacts.paramiko")
                 transport.add_server_key(self.key)
-                transport.set_subsystem_handler("sftp", paramiko.SFTPServer, _Files)
+                transport.set_subsystem_handler(
+                    "sftp", paramiko.SFTPServer, _Files, lambda: self.refuses
+                )
                 self._transports.append(transport)
                 with suppress(paramiko.SSHException, EOFError):
                     transport.start_server(server=_Door(self.asked))

@@ -25,8 +25,11 @@ STORAGE = (
     "MLFLOW_KERBEROS_TICKET_CACHE",
     "MLFLOW_KERBEROS_USER",
     "MLFLOW_PYARROW_EXTRA_CONF",
+    "SFTP_KEY_FILE",
+    "SFTP_KNOWN_HOSTS",
+    "SFTP_PASSWORD",
 )
-"""MLflow's variables that say how it reaches artifacts."""
+"""MLflow's variables that say how it reaches artifacts, and what it has none for."""
 WORKSPACE = "MLFLOW_WORKSPACE"
 DATABASES = ("sqlite", "postgresql", "postgres", "mysql", "mssql")
 HINT = (
