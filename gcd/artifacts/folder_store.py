@@ -128,7 +128,12 @@ class FolderArtifactStore(ABC):
     def examine(self, target: Target) -> None:
         """Raise what would stop `delete(target)`: a link on the way, a server that is not there."""
         parts = _components(target)
-        self.on(target.root, lambda files: remote_walk.way(files, _path(target.root), parts))
+
+        def work(files: Files) -> None:
+            if remote_walk.way(files, _path(target.root), parts) == len(parts):
+                remote_walk.refuse_listed_link(files, _path(target.place))
+
+        self.on(target.root, work)
 
     def measure(self, target: Target) -> Usage:
         """Objects and bytes in the tree; a link counts as one."""

@@ -52,6 +52,22 @@ def is_folder(files: Files, path: str) -> bool:
     return True
 
 
+def refuse_listed_link(files: Files, path: str) -> None:
+    """UnsafeTarget where only the listing of the folder above shows that the tree is a link."""
+    if files.is_real:
+        return
+    above, _, name = path.rpartition("/")
+    found = [item for page in files.pages(above or "/") for item in page if item.name == name]
+    if not found:
+        raise TransientArtifactError(
+            f"{files.where}: {shown(path)} is not in the listing of its folder"
+        )
+    if any(item.sort is not Sort.FOLDER for item in found):
+        raise UnsafeTarget(
+            f"{files.where}: {shown(path)} is a symbolic link, which gcd never follows"
+        )
+
+
 def refuse_swapped(files: Files, path: str) -> None:
     """Raise FileNotFoundError if the folder is gone, UnsafeTarget if a link leads to it now."""
     if not is_folder(files, path):
@@ -62,8 +78,9 @@ def refuse_swapped(files: Files, path: str) -> None:
 
 
 def measure_tree(files: Files, path: str) -> Usage:
-    """Objects and bytes of the tree, zero if it is not there; links count, and are not followed."""
-    objects, size, folders = 0, 0, [path] if is_folder(files, path) else []
+    """Objects and bytes of a tree that is there; links count, and are not followed."""
+    refuse_listed_link(files, path)
+    objects, size, folders = 0, 0, [path]
     while folders:
         here = folders.pop()
         with suppress(FileNotFoundError):
@@ -111,6 +128,7 @@ class _Removal:
     def run(self, path: str) -> Deleted:
         if not is_folder(self.files, path):
             return Deleted(Usage(), None)
+        refuse_listed_link(self.files, path)
         self.disk = self.files.disk(path.rpartition("/")[0] or "/")
         self.stack.append(_Folder(path))
         while self.stack:
