@@ -31,6 +31,10 @@ BUILTIN: Mapping[str, Backend] = {
     "file": Backend("gcd.artifacts.local:LocalArtifactStore", None, "gcd"),
     **dict.fromkeys(("s3", "r2", "b2"), Backend("gcd.artifacts.s3:S3ArtifactStore", "s3", "gcd")),
     "ftp": Backend("gcd.artifacts.ftp:FtpArtifactStore", None, "gcd"),
+    **dict.fromkeys(
+        ("hdfs", "viewfs"),
+        Backend("gcd.artifacts.fsspec_store:FsspecArtifactStore", "fsspec", "gcd"),
+    ),
     "sftp": Backend("gcd.artifacts.sftp:SftpArtifactStore", "sftp", "gcd"),
 }
 METHODS = tuple(name for name in vars(ArtifactStore) if not name.startswith("_"))
