@@ -11,38 +11,11 @@ import pytest
 
 from tests.mlflow_store import RealStore
 from tests.program import collect, decisions, gcd, report, shown
-from tests.remote_artifacts import RemoteArtifacts, collect_part_of_what_was_logged
+from tests.remote_artifacts import OnDisk, collect_part_of_what_was_logged
 from tests.sftp_server import SftpServer, sshd
 from tests.sftp_stub import PASSWORD, USER, Stub, stub
 
 pytestmark = pytest.mark.parametrize("server", ["sqlite"], indirect=True)
-
-
-class OnServer(RemoteArtifacts):
-    """A folder that a server serves."""
-
-    def __init__(
-        self, store: RealStore, folder: Path, authority: str, link: Path | None = None
-    ) -> None:
-        """With a link the URIs lead over that."""
-        self.store, self.folder, self.authority = store, folder, authority
-        self.folder.mkdir()
-        self.way = link or folder
-        if link:
-            os.symlink(folder, link)
-
-    @property
-    def location(self) -> str:
-        return f"sftp://{self.authority}{self.way}/ml flow"
-
-    def sizes(self) -> dict[str, int]:
-        paths = [Path(where, name) for where, _, names in os.walk(self.folder) for name in names]
-        return {str(path.relative_to(self.folder)): path.stat().st_size for path in paths}
-
-    def put(self, key: str) -> None:
-        path = self.folder / key
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"x")
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +42,8 @@ def test_what_mlflow_logged_for_what_is_deleted_goes_and_nothing_else(
     store: RealStore, home: Path, tmp_path: Path
 ) -> None:
     """The host is an alias of ~/.ssh/config, with port, user and key; the path leads over a link."""
-    remote = OnServer(store, tmp_path / "served", "artifacts", tmp_path / "link")
+    remote = OnDisk(store, tmp_path / "served", f"sftp://artifacts{tmp_path}/link")
+    os.symlink(remote.folder, tmp_path / "link")
     collect_part_of_what_was_logged(remote)
 
 
@@ -80,10 +54,13 @@ class TestPasswords:
             monkeypatch.setenv("SFTP_KNOWN_HOSTS", str(server.known_hosts(tmp_path)))
             yield server
 
+    def uri(self, served: Stub, tmp_path: Path) -> str:
+        return f"sftp://{USER}:{PASSWORD}@127.0.0.1:{served.port}{tmp_path}/served"
+
     def test_a_password_in_a_uri_serves_and_is_never_shown(
         self, served: Stub, store: RealStore, tmp_path: Path
     ) -> None:
-        remote = OnServer(store, tmp_path / "served", f"{USER}:{PASSWORD}@127.0.0.1:{served.port}")
+        remote = OnDisk(store, tmp_path / "served", self.uri(served, tmp_path))
         experiment = remote.experiment("e")
         live, gone, failing = (store.run(experiment, files={}) for _ in range(3))
         for run in (live, gone, failing):
@@ -114,7 +91,7 @@ class TestPasswords:
     def test_proxied_files_are_collected_where_the_destination_is_a_server(
         self, served: Stub, store: RealStore, tmp_path: Path
     ) -> None:
-        remote = OnServer(store, tmp_path / "served", f"{USER}:{PASSWORD}@127.0.0.1:{served.port}")
+        remote = OnDisk(store, tmp_path / "served", self.uri(served, tmp_path))
         experiment = store.experiment("proxied", "mlflow-artifacts:/7")
         live, run = (store.run(experiment, files={}) for _ in range(2))
         for each in (live, run):
