@@ -46,6 +46,8 @@ class FolderArtifactStore(ABC):
         self._pools: dict[tuple[str, str], Pool] = {}
         self._lock = Lock()
         self._true_path = lru_cache(maxsize=10_000)(self._ask_true_path)
+        self._unfollowed: dict[Place, Place | None] = {}
+        """Places whose true name was not had when it was asked for, and the name, once it is had."""
 
     @classmethod
     def with_options(cls, options: Options) -> Self:
@@ -90,8 +92,8 @@ class FolderArtifactStore(ABC):
     def resolve(self, place: Place) -> Place:
         """The place without doubled slashes and, where the server tells, without links on its path.
 
-        Where the server does not answer, its links are left: a deletion refuses what is behind one.
-        Raises UnsafeTarget for what MLflow would read as another path.
+        Where the server does not answer, its links are left: a deletion refuses what is behind one,
+        and asks again for what may hold it. Raises UnsafeTarget for what MLflow would read as another path.
         """
         names = [name for name in DROPPED.sub("", place.path).split("/") if name]
         if not all(map(_is_name, names)):
@@ -102,11 +104,33 @@ class FolderArtifactStore(ABC):
         except UnsafeTarget:
             raise
         except ArtifactError:
+            with self._lock:
+                self._unfollowed[tidy] = None
             return tidy
-        return replace(tidy, path=true.strip("/") + "/" if true.strip("/") else "")
+        with self._lock:
+            self._unfollowed.pop(tidy, None)
+        return true
 
-    def _ask_true_path(self, place: Place) -> str:
-        return self.on(place, lambda files: files.true_path(_path(place)))
+    def _ask_true_path(self, place: Place) -> Place:
+        return self.on(place, lambda files: _true(files, place))
+
+    def _refuse_unfollowed(self, files: Files, target: Target) -> None:
+        """TransientArtifactError where something lies over the tree that was not known to, for the server was away.
+
+        Whoever asked for its true name then, to see what it holds, got the other one.
+        """
+        with self._lock:
+            open_ones = [p for p in self._unfollowed if p.authority == target.place.authority]
+        for place in open_ones:
+            true = self._unfollowed.get(place) or _true(files, place)
+            with self._lock:
+                self._unfollowed[place] = true
+            paths = (true.path, target.place.path)
+            if true != place and (paths[0].startswith(paths[1]) or paths[1].startswith(paths[0])):
+                raise TransientArtifactError(
+                    f"{files.where}: {shown(_path(place))} leads to {shown(_path(true))},"
+                    " which was not known when it was asked what holds the tree"
+                )
 
     def storage_root(self, location: Place, root: Place) -> Place:
         """The folder nearest to `location` where another file system begins below `root`, else `root`."""
@@ -157,6 +181,7 @@ class FolderArtifactStore(ABC):
 
         def work(files: Files) -> Deleted:
             _refuse_other_root(files, root)
+            self._refuse_unfollowed(files, target)
             holder = parts[:-1]
             if remote_walk.way(files, _path(target.root), holder) < len(holder):
                 return Deleted(Usage(), None)
@@ -194,6 +219,11 @@ class FolderArtifactStore(ABC):
 
 def _path(place: Place) -> str:
     return "/" + place.path.rstrip("/")
+
+
+def _true(files: Files, place: Place) -> Place:
+    true = files.true_path(_path(place)).strip("/")
+    return replace(place, path=true + "/" if true else "")
 
 
 def _is_name(name: str) -> bool:

@@ -38,8 +38,9 @@ def _parsed(scheme: str, authority: str) -> tuple[Address, str | None]:
     try:
         parts = urlsplit(f"{scheme}://{authority}/")
         address = Address(parts.hostname or "localhost", parts.port, parts.username or None)
-    except ValueError as error:
-        raise UnsafeTarget(f"a {scheme}: URI names no host: {error}") from error
+    except ValueError:
+        # Not what it says: where a password holds a "/", that is a part of it.
+        raise UnsafeTarget(f"a {scheme}: URI names no host that can be asked") from None
     if not HOST.fullmatch(address.host):
         raise UnsafeTarget(f"{address.host!r} cannot be the name of a host")
     if address.user and not USER.fullmatch(address.user):

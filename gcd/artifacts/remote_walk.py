@@ -141,6 +141,8 @@ class _Removal:
                 self._empty(folder)
         if self.worst is not None:
             raise self._summary(self.worst)
+        if self.files.look(path) is not None:  # "no such file" of a removal may be another trouble
+            raise TransientArtifactError(f"{self.files.where}: {shown(path)} is there again")
         return Deleted(Usage(self.objects, self.bytes), _moment(self.changed_at))
 
     def _empty(self, folder: _Folder) -> None:

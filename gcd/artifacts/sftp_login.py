@@ -63,6 +63,9 @@ def login_to(address: Address, passwords: Sequence[str], environment: Mapping[st
     own_key = environment.get(KEY_FILE)
     identities = written.get("identityfile", [])
     proxy = written.get("proxycommand")
+    if proxy is None and written.get("proxyjump", "none") != "none":
+        hint = f"ProxyCommand ssh -W %h:%p {written['proxyjump']}"
+        raise BackendError(f"{CONFIG}: ProxyJump is not understood here", hint=hint)
     return Login(
         host=str(written.get("hostname", address.host)),
         port=address.port or int(written.get("port", 22)),

@@ -202,6 +202,28 @@ class TestLinks(_OnServer):
             with pytest.raises(UnsafeTarget, match="component"):
                 self.store.resolve(replace(self.root, path=path))
 
+    def test_what_could_not_be_followed_holds_what_it_leads_to(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A live tree recorded over a link, whose true name was asked for while the server was away."""
+        self._put_all({TREE + "model/f", "1/run2/artifacts/f"})
+        os.symlink(self.folder / "1", tmp_path / "link")
+        store = self.store = self.ssh.store()
+        live = self.place(tmp_path / "link/run1/artifacts/model")
+
+        def away(files: SftpFiles, path: str) -> str:
+            raise Lost("away")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(SftpFiles, "true_path", away)
+            assert store.resolve(live) == live
+        for _ in range(2):
+            with pytest.raises(TransientArtifactError, match="not known when"):
+                self.delete(TREE)
+        assert self.delete("1/run2/artifacts/").usage.objects == 1
+        assert store.resolve(live) == self.target(TREE + "model/").place
+        assert self.delete(TREE).usage.objects == 1
+
     def test_a_folder_that_becomes_a_link_is_not_listed(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -472,13 +494,24 @@ class TestConnections(_OnServer):
 
     @pytest.mark.parametrize(
         "authority",
-        ["-oProxyCommand=x", "$(id)", "a;b", "h:port", "me|you@h", "-l@h", "[::1", "a b"],
+        [
+            "-oProxyCommand=x",
+            "$(id)",
+            "a;b",
+            "h:port",
+            "me|you@h",
+            "-l@h",
+            "[::1",
+            "a b",
+            "u:s3cret",
+        ],
     )
     def test_what_a_shell_would_take_for_more_is_no_host(self, authority: str) -> None:
         store = self.ssh.store()
         place = Place("sftp", authority, "data/")
-        with pytest.raises(UnsafeTarget):
+        with pytest.raises(UnsafeTarget) as caught:
             store.resolve(place)
+        assert "s3cret" not in str(caught.value)
         assert store.probe(place, ()).problem
 
 
@@ -531,6 +564,15 @@ class TestLogins(_OnServer):
         said = [each.seen for each in store.inspect(replace(self.root, authority="artifacts"))]
         assert f"{getpass.getuser()}@127.0.0.1:{self.ssh.port}" in said[0]
         assert "~/.ssh/known_hosts" in said[0]
+
+    def test_a_way_over_another_host_is_told_how(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        (tmp_path / ".ssh").mkdir()
+        (tmp_path / ".ssh/config").write_text("Host *\n  ProxyJump gate\n")
+        monkeypatch.setenv("HOME", str(tmp_path))
+        problem = self.ssh.store().probe(self.root, ()).problem
+        assert "ProxyCommand ssh -W %h:%p gate" in str(problem)
 
     def test_a_configuration_that_cannot_be_read_is_told(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
