@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gcd.artifacts.base import Options
 from gcd.config import Config, StoreConfig
-from gcd.config.sections import parse_age
+from gcd.config.values import parse_age
 from gcd.errors import BackendError, ConfigError, UnsafeTarget
 from gcd.logs import mask
 from gcd.model import Place

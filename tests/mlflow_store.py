@@ -42,6 +42,7 @@ with warnings.catch_warnings(action="ignore"):  # MLflow's own, at import
     from mlflow.store.tracking.dbmodels.initial_models import Base as FirstTables
     from mlflow.tracing.attachments import Attachment
     from mlflow.tracking import MlflowClient
+    from mlflow.utils import crypto
 
 DAY = 86_400_000
 FILES = {"model/weights.bin": b"\0" * 2048, "notes/hello.txt": b"hello"}
@@ -59,6 +60,7 @@ COSTLY: dict[str, Any] = {
 }
 """What a span tells that asked a model: figures of the span and of the trace."""
 
+crypto.PBKDF2_ITERATIONS = 1  # nobody's secrets, encrypted some hundred times
 logging.getLogger("mlflow").setLevel(logging.ERROR)
 logging.getLogger("alembic").setLevel(logging.ERROR)
 

@@ -125,10 +125,10 @@ class Bucket(ABC):
             reply = call()
         except Refused as error:
             self.pace.throttled()
-            self.pace.failed(error.message)
+            self.pace.failed(_with_mend(error))
             raise
         except TransientArtifactError as error:
-            self.pace.failed(error.message)
+            self.pace.failed(_with_mend(error))
             raise
         except ArtifactError:
             self.pace.succeeded()  # it answered
@@ -157,3 +157,7 @@ class Bucket(ABC):
             text = f"bucket {self.name}: a listing of {prefix!r} answers with the key {key!r}"
             raise PermanentArtifactError(text)
         return key
+
+
+def _with_mend(error: ArtifactError) -> str:
+    return f"{error.message}; {error.hint}" if error.hint else error.message

@@ -30,6 +30,11 @@ class Backend:
 BUILTIN: Mapping[str, Backend] = {
     "file": Backend("gcd.artifacts.local:LocalArtifactStore", None, "gcd"),
     **dict.fromkeys(("s3", "r2", "b2"), Backend("gcd.artifacts.s3:S3ArtifactStore", "s3", "gcd")),
+    "gs": Backend("gcd.artifacts.gcs:GCSArtifactStore", "gcs", "gcd"),
+    **dict.fromkeys(
+        ("wasb", "wasbs", "abfs", "abfss"),
+        Backend("gcd.artifacts.azure:AzureArtifactStore", "azure", "gcd"),
+    ),
     "ftp": Backend("gcd.artifacts.ftp:FtpArtifactStore", None, "gcd"),
     **dict.fromkeys(
         ("hdfs", "viewfs"),

@@ -5,137 +5,37 @@ It must never read anything: what is here is compared with what others have read
 
 from __future__ import annotations
 
-import re
 import typing
-from collections.abc import Callable, Mapping
-from datetime import UTC, timedelta
+from collections.abc import Mapping
+from datetime import timedelta
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticCustomError
 
-from gcd.durations import EXAMPLE, parse_duration
-from gcd.errors import UsageError
+from gcd.config.values import (
+    Ages,
+    Duration,
+    Hosts,
+    Listen,
+    Mode,
+    Patterns,
+    Schedule,
+    States,
+    StoreName,
+    Uri,
+    Uris,
+    Url,
+    Variables,
+    Windows,
+    Words,
+    Zone,
+    problem,
+)
 from gcd.timetable import EXAMPLE as EXAMPLE_SCHEDULE
-from gcd.timetable import parse_schedule, parse_window, parse_zone
 
 STRICT = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
-
-
-def _duration(value: Any) -> timedelta:
-    if isinstance(value, timedelta):
-        return value
-    if not isinstance(value, str):
-        raise _problem(f"must be a text: {EXAMPLE}")
-    try:
-        return parse_duration(value)
-    except UsageError as error:
-        raise _problem(f"{error.message}; {error.hint}") from None
-
-
-def _not_empty(text: str) -> str:
-    if not text.strip():
-        raise _problem("is empty")
-    return text
-
-
-def _host(text: str) -> str:
-    if not re.fullmatch(r"[^\s/?#@]+", text):
-        raise _problem('must be a host and no more, as in "mlflow.example.com" or "mlflow:5000"')
-    return text
-
-
-def _age(text: str) -> str:
-    return _checked(lambda: parse_age(text), text)
-
-
-def parse_age(text: str) -> tuple[str, timedelta]:
-    """Pattern and age of a text like "prod-*: 180d". Raises UsageError."""
-    pattern, colon, age = text.rpartition(":")
-    if not colon or not pattern.strip():
-        raise UsageError("is no pattern with an age", hint='write it as "prod-*: 180d"')
-    return pattern.strip(), parse_duration(age)
-
-
-def _variable(text: str) -> str:
-    if not re.match(r"[A-Za-z_][A-Za-z0-9_]*=", text):
-        raise _problem('must be a variable and its value, as in "AWS_PROFILE=mlflow"')
-    return text
-
-
-def _schedule(text: str) -> str:
-    return _checked(lambda: parse_schedule(text, UTC), text)
-
-
-def _zone(text: str) -> str:
-    return _checked(lambda: parse_zone(text), text)
-
-
-def _window(text: str) -> str:
-    return _checked(lambda: parse_window(text), text)
-
-
-def _checked(parse: Callable[[], object], text: str) -> str:
-    """A text that can be parsed."""
-    try:
-        parse()
-    except UsageError as error:
-        hint = f"; {error.hint}" if error.hint else ""
-        raise _problem(f"{error.message}{hint}") from None
-    return text
-
-
-def _listen(text: str) -> str:
-    if text and not re.fullmatch(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}", text):
-        raise _problem('must be a host and a port, as in "127.0.0.1:9469", or "" for no HTTP')
-    if text and int(text.rpartition(":")[2]) > 65535:
-        raise _problem("has a port above 65535")
-    return text
-
-
-def _url(text: str) -> str:
-    if text and not (re.fullmatch(r"https?://[!-~]+", text) and _names_host(text)):
-        raise _problem('must be a URL, as in "https://hc.example.com/ping/ID"')
-    return text
-
-
-def _names_host(url: str) -> bool:
-    """Whether a URL has a host, and a port that is one or none."""
-    try:
-        found = urlsplit(url)
-        return bool(found.hostname) and found.port != 0
-    except ValueError:
-        return False
-
-
-def _store_name(name: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
-        raise _problem("is no name for a store: use letters, digits, - and _")
-    return name
-
-
-def _problem(sentence: str, key: str = "") -> PydanticCustomError:
-    """What pydantic collects; `key` is told instead of where it was found."""
-    return PydanticCustomError("gcd", "{sentence}", {"sentence": sentence, "key": key})
-
-
-Duration = Annotated[timedelta, BeforeValidator(_duration)]
-Uri = Annotated[str, AfterValidator(_not_empty)]
-Uris = Annotated[tuple[Uri, ...], Field(strict=False)]
-Hosts = Annotated[tuple[Annotated[str, AfterValidator(_host)], ...], Field(strict=False)]
-"""TOML's lists become tuples; what is in them stays strict."""
-Patterns = Annotated[tuple[Annotated[str, AfterValidator(_not_empty)], ...], Field(strict=False)]
-Schedule = Annotated[str, AfterValidator(_schedule)]
-Zone = Annotated[str, AfterValidator(_zone)]
-Windows = Annotated[tuple[Annotated[str, AfterValidator(_window)], ...], Field(strict=False)]
-Mode = Literal["observe", "collect"]
-States = Annotated[tuple[Literal["ok", "partial", "failed"], ...], Field(strict=False)]
-Words = Annotated[tuple[Annotated[str, AfterValidator(_not_empty)], ...], Field(strict=False)]
-Variables = Annotated[tuple[Annotated[str, AfterValidator(_variable)], ...], Field(strict=False)]
-Ages = Annotated[tuple[Annotated[str, AfterValidator(_age)], ...], Field(strict=False)]
 
 
 class Store(BaseModel):
@@ -286,7 +186,7 @@ class Purge(BaseModel):
     def _agree(self) -> Self:
         if self.batch_runs > self.batch_rows:
             sentence = f"is more than batch_rows = {self.batch_rows}, and each run is a row or more"
-            raise _problem(sentence, "purge.batch_runs")
+            raise problem(sentence, "purge.batch_runs")
         return self
 
 
@@ -417,7 +317,7 @@ class Daemon(BaseModel):
         description="A cycle that has not moved for this long is hung: the watchdog is fed no more, "
         "and /healthz fails.",
     )
-    listen: Annotated[str, AfterValidator(_listen)] = Field(
+    listen: Listen = Field(
         default="127.0.0.1:9469",
         description='Where /metrics, /healthz and /readyz are served; "" for nowhere.',
     )
@@ -438,7 +338,7 @@ class Hooks(BaseModel):
         default=("partial", "failed"),
         description='When the command runs: after cycles that ended "ok", "partial" or "failed".',
     )
-    ping_url: Annotated[str, AfterValidator(_url)] = Field(
+    ping_url: Url = Field(
         default="",
         repr=False,
         description="A monitor in the manner of healthchecks: the report is posted there after each "
@@ -470,7 +370,7 @@ def _distinct(stores: Mapping[str, Store]) -> Mapping[str, Store]:
         uri = store.backend_store_uri
         if uri is not None and seen.setdefault(uri, name) != name:
             sentence = f"is the same database as stores.{seen[uri]}.backend_store_uri"
-            raise _problem(sentence, f"stores.{name}.backend_store_uri")
+            raise problem(sentence, f"stores.{name}.backend_store_uri")
     return stores
 
 
@@ -479,9 +379,9 @@ class Sections(BaseModel):
 
     model_config = STRICT
 
-    stores: Annotated[
-        Mapping[Annotated[str, AfterValidator(_store_name)], Store], AfterValidator(_distinct)
-    ] = Field(default={}, description="The MLflow stores, each by a name of your choice.")
+    stores: Annotated[Mapping[StoreName, Store], AfterValidator(_distinct)] = Field(
+        default={}, description="The MLflow stores, each by a name of your choice."
+    )
     retention: Retention = Retention()
     artifacts: Artifacts = Artifacts()
     purge: Purge = Purge()

@@ -28,8 +28,15 @@ STORAGE = (
     "SFTP_KEY_FILE",
     "SFTP_KNOWN_HOSTS",
     "SFTP_PASSWORD",
+    "MLFLOW_TRACKING_INSECURE_TLS",
+    "MLFLOW_TRACKING_SERVER_CERT_PATH",
+    "STORAGE_EMULATOR_HOST",
+    "AZURE_STORAGE_CONNECTION_STRING",
+    "AZURE_STORAGE_ACCESS_KEY",
+    "AZURE_STORAGE_SAS_TOKEN",
 )
-"""MLflow's variables that say how it reaches artifacts, and what it has none for."""
+"""The process's variables that say how it reaches artifacts."""
+AZURE = "AZURE_"
 WORKSPACE = "MLFLOW_WORKSPACE"
 DATABASES = ("sqlite", "postgresql", "postgres", "mysql", "mssql")
 HINT = (
@@ -84,12 +91,19 @@ def choose(
         uri,
         destination or fallback.get(DESTINATION) or None,
         given.registry_store_uri or chosen.registry_store_uri,
-        {**_storage(mlflow), **_own(chosen)},
+        _merged(_storage(mlflow), _own(chosen)),
     )
 
 
 def _storage(mlflow: Mapping[str, str]) -> dict[str, str]:
     return {name: mlflow[name] for name in STORAGE if name in mlflow}
+
+
+def _merged(mlflow: Mapping[str, str], own: Mapping[str, str]) -> dict[str, str]:
+    """A store's own variables over MLflow's, of whose credentials for Azure it takes all or none."""
+    is_alone = any(name.startswith(AZURE) for name in own)
+    inherited = {n: v for n, v in mlflow.items() if not (is_alone and n.startswith(AZURE))}
+    return {**inherited, **own}
 
 
 def _own(store: Store) -> dict[str, str]:

@@ -16,7 +16,8 @@ from pydantic import ValidationError
 
 from gcd.config import Config, is_journal, load_config, sample, sources
 from gcd.config.render import toml_value
-from gcd.config.sections import MODELS, parse_age
+from gcd.config.sections import MODELS
+from gcd.config.values import parse_age
 from gcd.errors import ConfigError, UsageError
 
 ROOT = Path(__file__).parents[2]
