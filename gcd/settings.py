@@ -54,6 +54,7 @@ def make_options(config: Config, chosen: StoreConfig) -> Options:
         objects_per_second=config.artifacts.objects_per_second or None,
         environment=chosen.environment,
         proxy=chosen.artifacts_proxy,
+        uris=tuple(filter(None, (chosen.artifacts_destination, *config.artifacts.roots))),
     )
 
 

@@ -36,6 +36,12 @@ BUILTIN: Mapping[str, Backend] = {
         Backend("gcd.artifacts.azure:AzureArtifactStore", "azure", "gcd"),
     ),
     "mlflow-artifacts": Backend("gcd.artifacts.proxy:ProxyArtifactStore", "proxy", "gcd"),
+    "ftp": Backend("gcd.artifacts.ftp:FtpArtifactStore", None, "gcd"),
+    **dict.fromkeys(
+        ("hdfs", "viewfs"),
+        Backend("gcd.artifacts.fsspec_store:FsspecArtifactStore", "fsspec", "gcd"),
+    ),
+    "sftp": Backend("gcd.artifacts.sftp:SftpArtifactStore", "sftp", "gcd"),
 }
 METHODS = tuple(name for name in vars(ArtifactStore) if not name.startswith("_"))
 
