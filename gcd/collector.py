@@ -279,7 +279,7 @@ class Collector:
         by_id = {decision.candidate.id: decision for decision in step.decisions}
 
         def judged(conn: Connection, ids: Sequence[str]) -> Mapping[str, Keep]:
-            return rejudge(self.survey, conn, step.kind, by_id, ids)
+            return rejudge(self.survey, conn, step.kind, by_id, ids, is_giant=step.is_giant)
 
         self.store.check_unchanged()
         items = tuple(self._item(decision) for decision in step.decisions)
@@ -320,7 +320,7 @@ class Collector:
             kept=dict(+tally.kept),
             stuck=self.store.stuck(),
             error=error,
-            notes=self.survey.places.notes(),
+            notes=self.survey.notes(),
         )
         self.store.end_cycle(report)
         return report

@@ -35,6 +35,7 @@ def make_settings(config: Config, chosen: StoreConfig, selection: Selection) -> 
         hands=config.artifacts.hands,
         batch_entities=config.purge.batch_runs,
         batch_rows=config.purge.batch_rows,
+        harmless=frozenset(config.purge.harmless),
         keep_history=journal.keep_history,
         quota=Quota(
             quota.max_entities or None, quota.max_bytes or None, quota.max_duration or None

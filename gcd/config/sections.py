@@ -187,6 +187,12 @@ class Purge(BaseModel):
         description="The most rows that one transaction deletes; a run with more is a giant, and is "
         "purged in a way of its own.",
     )
+    harmless: Words = Field(
+        default=(),
+        description="Tables and DELETE triggers that gcd does not know and that are no reason to keep "
+        'an entity or to refuse a cycle, as in ["reports.notes", "audit_runs"]. A table must have '
+        "ON DELETE CASCADE or SET NULL: the database then deletes its rows, or empties their pointers.",
+    )
 
     @model_validator(mode="after")
     def _agree(self) -> Self:

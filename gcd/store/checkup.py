@@ -18,7 +18,7 @@ from gcd import clock
 from gcd.errors import GcdError
 from gcd.store import read, tables
 from gcd.store.connection import reading, sqlite_path
-from gcd.store.schema import Schema
+from gcd.store.schema import Schema, mend
 
 SKEW = timedelta(minutes=5)
 
@@ -88,8 +88,9 @@ def revision(conn: Connection, schema: Schema) -> Iterator[Finding]:
     found = schema.catalogue.revision
     count = sum(not name.startswith("alembic_") for name in schema.catalogue.tables)
     seen = f"revision {found or 'unknown'}, {count} tables"
-    grade = Grade.OK if found and "," not in found else Grade.NOTE
-    yield Finding(grade, "MLflow's schema", seen)
+    yield Finding(Grade.OK if found else Grade.NOTE, "MLflow's schema", seen)
+    for note in schema.notes():
+        yield Finding(Grade.NOTE, "MLflow's schema", note)
 
 
 def clock_skew(conn: Connection, schema: Schema) -> Iterator[Finding]:
@@ -192,15 +193,16 @@ def own_tables(conn: Connection, schema: Schema) -> Iterator[Finding]:
 
 
 def strangers(conn: Connection, schema: Schema) -> Iterator[Finding]:
-    """Tables that gcd does not know and that refer to runs."""
+    """Tables that gcd does not know and that refer to entities."""
     del conn
     for key in schema.strangers:
-        name = ".".join(filter(None, (key.schema, key.table)))
-        yield Finding(
-            Grade.WARNING,
-            "unknown references",
-            f"{name}.{key.column} refers to runs; what it names is kept",
+        seen = (
+            f"{key.name}.{', '.join(key.columns)} refers to {key.to_table}; what it names is kept"
         )
+        yield Finding(Grade.WARNING, "unknown references", seen, mend(key))
+    for key in schema.harmless:
+        seen = f"{key.name} refers to {key.to_table} and is listed as harmless"
+        yield Finding(Grade.NOTE, "unknown references", f"{seen}: ON DELETE {key.on_delete}")
 
 
 def indexes(conn: Connection, schema: Schema) -> Iterator[Finding]:

@@ -23,7 +23,7 @@ from gcd.store.handover import hand_over
 from gcd.store.lease import Lease
 from gcd.store.read import native, token
 from gcd.store.references import ENTITY_TABLES, FINISHED_JOBS, Action
-from gcd.store.schema import Schema
+from gcd.store.schema import Schema, confirm
 
 Rejudge = Callable[[Connection, Sequence[str]], Mapping[str, Keep]]
 """Given the open transaction and the ids locked in it: those to keep after all, and why."""
@@ -89,6 +89,7 @@ def purge(eraser: Eraser, lease: Lease, batch: Batch, rejudge: Rejudge, at_ms: i
     parents = lock_parents(conn, schema, batch)
     locked = lock(conn, schema, batch.kind, list(wanted))
     lease.confirm(conn)
+    confirm(conn, schema)
     kept = {
         entity: CHANGED
         for entity, item in wanted.items()

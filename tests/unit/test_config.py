@@ -139,6 +139,11 @@ KEYS: dict[str, tuple[tuple[Any, Any], tuple[str, Any], tuple[object, Any]]] = {
     "artifacts.requests": ((1, 1), ("64", 64), (2, 2)),
     "artifacts.objects_per_second": ((1, 1), ("3_000", 3000), (2, 2)),
     "purge.batch_runs": ((1, 1), ("2", 2), (3, 3)),
+    "purge.harmless": (
+        (["reports.notes", "audit"], ("reports.notes", "audit")),
+        ('["reports.notes", "audit"]', ("reports.notes", "audit")),
+        (("x",), ("x",)),
+    ),
     "purge.batch_rows": ((1000, 1000), ("1_000_000", 1_000_000), ("2000", 2000)),
     "quota.max_entities": ((1, 1), ("2", 2), (3, 3)),
     "quota.max_bytes": ((10**12, 10**12), ("1_000_000", 1_000_000), (1, 1)),
