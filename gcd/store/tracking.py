@@ -26,6 +26,7 @@ from gcd.store.faults import is_conflict
 from gcd.store.lease import Lease
 from gcd.store.read import Wanted
 from gcd.store.schema import Schema, read_schema
+from gcd.store.turns import Turns
 
 ATTEMPTS = 5
 """How often a transaction that lost a deadlock or a lock time-out is tried."""
@@ -44,6 +45,7 @@ class TrackingStore:
             self.has_own_tables = tables.version_of(conn) is not None
         self.registry = registry.open_registry(registry_uri) if registry_uri else None
         self.export: Export | None = None
+        self.turns = Turns() if self.dialect == "sqlite" else None
 
     def close(self) -> None:
         """Close every connection."""
@@ -282,12 +284,15 @@ class TrackingStore:
         """Run a write transaction, again where the database chose it to lose a conflict."""
         for attempt in range(ATTEMPTS):
             try:
-                with self.export.batch() if is_exported and self.export else nullcontext():
-                    with connection.writing(self.engine, foreign_keys=foreign_keys) as conn:
-                        result = transaction(conn)
-                        if is_exported and self.export:
-                            self.export.seal()
-                    return result
+                writing = connection.writing(self.engine, foreign_keys=foreign_keys)
+                with (
+                    self.export.batch() if is_exported and self.export else nullcontext(),
+                    self.turns.taken(writing) if self.turns else writing as conn,
+                ):
+                    result = transaction(conn)
+                    if is_exported and self.export:
+                        self.export.seal()
+                return result
             except StoreUnreachable as error:
                 cause = error.__cause__
                 is_lost = isinstance(cause, sa.exc.DBAPIError) and is_conflict(cause)

@@ -180,7 +180,9 @@ def without_rows(tables: Tables, gone: Gone, met: Counter[str]) -> Tables:
     return tables
 
 
-def cleared(tables: Tables, column: str, ids: frozenset[str] | set[str], met: Counter[str]) -> Tables:
+def cleared(
+    tables: Tables, column: str, ids: frozenset[str] | set[str], met: Counter[str]
+) -> Tables:
     """Assessments without pointers to what is gone."""
     met[f"assessments.{column}"] += sum(row[column] in ids for row in tables["assessments"])
     rows = [
