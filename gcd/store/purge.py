@@ -165,7 +165,7 @@ def delete(eraser: Eraser, kind: Kind, ids: Sequence[str], *, is_giant: bool) ->
     else:
         rows += eraser.delete_belongings(table, keys)
     if kind is Kind.EXPERIMENT:
-        rows += sum(hand_over(eraser, int(each)) for each in keys)
+        rows += hand_over(eraser, [int(each) for each in keys])
         rows += leftovers.settle_now(eraser, kind, set(ids))
     gone = eraser.delete(table, eraser.schema.key(kind).in_(keys), *guards(eraser.schema, kind))
     if gone != len(ids):
@@ -174,6 +174,22 @@ def delete(eraser: Eraser, kind: Kind, ids: Sequence[str], *, is_giant: bool) ->
             hint=f"is there a trigger, a rule or a row policy on the table {table}?",
         )
     return rows + gone
+
+
+def refuse_referenced(conn: Connection, schema: Schema, kind: Kind, ids: Sequence[str]) -> None:
+    """StoreRefused where a row refers to what was deleted: as a foreign key does, but all at once."""
+    table = ENTITY_TABLES[kind]
+    for key in schema.catalogue.foreign_keys:
+        if key.to_table != table or not ids:
+            continue
+        column: sa.ColumnClause[Any] = sa.column(key.column)
+        query = sa.select(column).select_from(sa.table(key.table, column, schema=key.schema))
+        found = conn.scalar(query.where(column.in_(native(kind, ids))).limit(1))
+        if found is not None:
+            raise StoreRefused(
+                f"a row of {key.table} refers to {found}, which was to go; the batch was rolled back",
+                hint=f"how did that row of {key.table} come about? `gcd explain {found}`",
+            )
 
 
 def guards(schema: Schema, kind: Kind) -> list[sa.ColumnElement[bool]]:

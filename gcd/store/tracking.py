@@ -19,17 +19,20 @@ from sqlalchemy.engine import Connection, Engine
 from gcd.durations import to_millis
 from gcd.errors import SchemaUnsupported, StoreRefused, StoreUnreachable
 from gcd.model import Candidate, Entry, Hold, Kind, Outcome, Place, Probe, Report, Root
-from gcd.store import connection, contents, holds, journal, purge, read, registry, tables
+from gcd.store import connection, contents, holds, indexes, journal, purge, read, registry, tables
 from gcd.store import lease as leases
 from gcd.store.eraser import Eraser, Export, slices
 from gcd.store.faults import is_conflict
 from gcd.store.lease import Lease
 from gcd.store.read import Wanted
+from gcd.store.references import ENTITY_TABLES
 from gcd.store.schema import Schema, read_schema
 from gcd.store.turns import Turns
 
 ATTEMPTS = 5
 """How often a transaction that lost a deadlock or a lock time-out is tried."""
+PATIENCE = timedelta(seconds=1)
+"""How long a transaction may take where each entity costs a look through a whole table."""
 
 T = TypeVar("T")
 
@@ -46,6 +49,8 @@ class TrackingStore:
         self.registry = registry.open_registry(registry_uri) if registry_uri else None
         self.export: Export | None = None
         self.turns = Turns() if self.dialect == "sqlite" else None
+        self.seconds_each: Mapping[str, float] = {}
+        """Table to how long the database takes to delete a row for want of an index."""
 
     def close(self) -> None:
         """Close every connection."""
@@ -86,6 +91,8 @@ class TrackingStore:
                 self.refuse_unsafe_mysql(conn)
         tables.ensure(self.engine)
         self.has_own_tables = True
+        with self.reading() as conn:
+            self.seconds_each = indexes.seconds_each(conn, self.schema)
 
     def refuse_unsafe_mysql(self, conn: Connection) -> None:
         """Without transactions, or with statement-based replication, a purge is not atomic."""
@@ -264,11 +271,31 @@ class TrackingStore:
     def purge(self, lease: Lease, batch: purge.Batch, rejudge: purge.Rejudge) -> purge.Purged:
         """Journal and delete one batch in one transaction, the single point of no return."""
 
+        is_checked_at_once = self.checks_keys_at_once(batch.kind)
+
         def transaction(conn: Connection) -> purge.Purged:
             at = read.now_ms(conn)
-            return purge.purge(self.eraser(conn), lease, batch, rejudge, at)
+            done = purge.purge(self.eraser(conn), lease, batch, rejudge, at)
+            if is_checked_at_once:
+                purge.refuse_referenced(conn, self.schema, batch.kind, done.ids)
+            return done
 
-        return self.retried(transaction, foreign_keys=not batch.is_giant, is_exported=True)
+        foreign_keys = not (batch.is_giant or is_checked_at_once)
+        return self.retried(transaction, foreign_keys=foreign_keys, is_exported=True)
+
+    def checks_keys_at_once(self, kind: Kind) -> bool:
+        """Whether gcd checks the foreign keys to a batch of runs itself, once.
+
+        SQLite would read a table that lacks an index once for each run, and keep all writers waiting.
+        """
+        return self.dialect == "sqlite" and kind is Kind.RUN and "runs" in self.seconds_each
+
+    def most_at_once(self, kind: Kind, most: int) -> int:
+        """How many entities one transaction may take, where each takes its time."""
+        seconds = self.seconds_each.get(ENTITY_TABLES[kind], 0.0)
+        if not seconds or self.checks_keys_at_once(kind):
+            return most
+        return min(most, max(1, int(PATIENCE.total_seconds() / seconds)))
 
     def eraser(self, conn: Connection) -> Eraser:
         """What deletes rows in a transaction, and exports them where that is wanted."""
