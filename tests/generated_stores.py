@@ -16,11 +16,10 @@ from typing import Any
 
 import sqlalchemy as sa
 from hypothesis import strategies as st
+from mlflow.store.db.base_sql_model import Base
 
 from tests.expectation import SOURCE_RUN
 from tests.mlflow_store import DAY, now_ms
-
-from mlflow.store.db.base_sql_model import Base
 
 
 class Age(StrEnum):

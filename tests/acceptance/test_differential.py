@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner
-from hypothesis import HealthCheck, Phase, example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 
 from gcd.cli import main
 from tests.expectation import FINISHED, SOURCE_RUN, Row, Tables, member, unlisted
