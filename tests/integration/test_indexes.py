@@ -16,7 +16,8 @@ from click.testing import CliRunner
 
 from gcd.cli import main
 from gcd.store import indexes
-from gcd.store.schema import read_schema
+from gcd.store.references import Reference
+from gcd.store.schema import Schema, read_schema
 from tests import world as put
 from tests.program import gcd, shown
 from tests.servers import Database
@@ -144,32 +145,27 @@ def whole_tables(conn: sa.Connection, text: str, values: Any) -> Iterator[str]:
         yield from (row.table for row in plan if row.type in ("ALL", "index"))
 
 
-def test_doctor_names_what_costs_a_look_for_each_row_and_then_is_silent(world: World) -> None:
-    database = world.database
-    named = findings(database)
-    if database.dialect == "mariadb":  # it makes an index for each foreign key by itself
-        assert named == {}
-        return
-    assert named.keys() == {
-        "logged_model_metrics.run_id",
-        "logged_model_metrics.experiment_id",
-        "runs.experiment_id",
-    }
-    concurrently, place = ("CONCURRENTLY ", "public.") if "postgres" in database.uri else ("", "")
-    name = "gcd_logged_model_metrics_run_id"
-    wanted = f"CREATE INDEX {concurrently}{name} ON {place}logged_model_metrics (run_id);"
-    assert named["logged_model_metrics.run_id"] == wanted
-    for statement in named.values():
-        run(database, statement)
-    assert findings(database) == {}
-
-
-def test_a_purge_looks_through_no_other_big_table_than_those_that_doctor_names(
+def test_a_purge_looks_through_no_big_table_but_those_that_doctor_names_an_index_for(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(indexes, "FEW_A_BATCH", MANY)
     database, seen = world.database, Seen(world.database.dialect)
-    named = dict(told(database))
+    on_postgresql = database.dialect == "postgresql"
+    named = findings(database)
+    if database.dialect == "mariadb":  # makes an index for each foreign key by itself
+        assert named == {}
+    else:
+        assert named.keys() == {
+            "logged_model_metrics.run_id",
+            "logged_model_metrics.experiment_id",
+            "runs.experiment_id",
+        }
+        concurrently, place = ("CONCURRENTLY ", "public.") if on_postgresql else ("", "")
+        index = f"INDEX {concurrently}gcd_logged_model_metrics_run_id"
+        wanted = f"CREATE {index} ON {place}logged_model_metrics (run_id);"
+        assert named["logged_model_metrics.run_id"] == wanted
+
+    monkeypatch.setattr(indexes, "FEW_A_BATCH", MANY)
+    named |= dict(told(database))
     before = Snapshot.of(database, world.place)
     words = ["gc", "--yes", "--older-than", "0s", "--backend-store-uri", database.uri]
     with seen.listening():
@@ -177,7 +173,7 @@ def test_a_purge_looks_through_no_other_big_table_than_those_that_doctor_names(
     assert done.exit_code == 0, done.output
     after = Snapshot.of(database, world.place)
     assert before.without(COLLECTED).against(after) == []
-    big = {table for table, _ in many(world)}
+    big = {table for table, rows in many(world) if len(rows) >= MANY}
     assert any("DELETE FROM runs" in text for text in seen.statements)
     allowed = {name.split(".")[0] for name in named}
     assert unwanted(seen.looks_through(database), big - allowed) == {}
@@ -185,8 +181,28 @@ def test_a_purge_looks_through_no_other_big_table_than_those_that_doctor_names(
     for statement in named.values():
         run(database, statement)
     analyze(database)
-    assert dict(told(database)) == {}
+    assert dict(told(database)) == {} == findings(database)
     assert unwanted(seen.looks_through(database), big) == {}
+
+
+@pytest.mark.parametrize("server", ["sqlite"], indirect=True)
+def test_keys_that_are_checked_at_once_stop_what_would_leave_a_row_without_its_run(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = put.filled(database, tmp_path / "artifacts")
+    before = Snapshot.of(database, made.place)
+    known = Schema.references
+
+    def forgetful(self: Schema, to: str, *, scanned: bool) -> Iterator[Reference]:
+        return (each for each in known(self, to, scanned=scanned) if each.table != "tags")
+
+    monkeypatch.setattr(Schema, "references", forgetful)
+    monkeypatch.setattr(indexes, "seconds_each", lambda *_: {"runs": 1.0})
+    words = ["gc", "--yes", "--older-than", "0s", "--run-ids", put.RUN]
+    done = CliRunner().invoke(main, [*words, "--backend-store-uri", database.uri])
+    assert done.exit_code == 14
+    assert "a row of tags refers to" in done.output
+    assert before.against(Snapshot.of(database, made.place)) == []
 
 
 def unwanted(found: dict[str, str], tables: set[str]) -> dict[str, str]:
