@@ -157,7 +157,7 @@ class Collector:
                 d for d in members.collect if d.candidate.experiment_id not in self._blocked
             ]
             yield from self._of_entities(standing, within)
-        for part in slices(decisions, GROUP):
+        for part in slices(decisions, self.store.most_at_once(Kind.EXPERIMENT, GROUP)):
             if self.stop.is_set() or self._is_out_of_time:
                 return
             last = tuple(d for d in part if d.candidate.id not in self._blocked)
@@ -238,6 +238,7 @@ class Collector:
         unique = list({d.candidate.id: d for d in decisions}.values())
         counts = self.store.row_counts(kind, [d.candidate.id for d in unique])
         most = self.settings.batch_rows
+        many = self.store.most_at_once(kind, self.settings.batch_entities)
         batch: list[Decision] = []
         rows = 0
         for decision in unique:
@@ -245,7 +246,7 @@ class Collector:
             if size > most and self.store.splits_giants:
                 yield Step(kind, (decision,), within, is_giant=True)
                 continue
-            if batch and (len(batch) >= self.settings.batch_entities or rows + size > most):
+            if batch and (len(batch) >= many or rows + size > most):
                 yield Step(kind, tuple(batch), within)
                 batch, rows = [], 0
             batch.append(decision)

@@ -17,6 +17,11 @@ from gcd.logs import mask
 
 Make = Callable[[str], GcdError]
 
+
+class StillReferenced(StoreRefused):
+    """A row refers to what was deleted; the transaction is to be rolled back."""
+
+
 _unreachable = partial(
     StoreUnreachable, hint="nothing was changed by this; try again when the database answers"
 )

@@ -31,16 +31,20 @@ from gcd.model import (
     Root,
 )
 from gcd.planning.policy import Keep
-from gcd.store import connection, contents, holds, journal, purge, read, registry, tables
+from gcd.store import connection, contents, holds, indexes, journal, purge, read, registry, tables
 from gcd.store import lease as leases
 from gcd.store.eraser import Eraser, Export, slices
-from gcd.store.faults import is_conflict, is_foreign_key
+from gcd.store.faults import StillReferenced, is_conflict, is_foreign_key
 from gcd.store.lease import Lease
 from gcd.store.read import Wanted
+from gcd.store.references import ENTITY_TABLES
 from gcd.store.schema import Schema, read_schema, refuse_migrated
+from gcd.store.turns import Turns
 
 ATTEMPTS = 5
 """How often a transaction that lost a deadlock or a lock time-out is tried."""
+PATIENCE = timedelta(seconds=1)
+"""How long a transaction may take where each entity costs a look through a whole table."""
 
 T = TypeVar("T")
 
@@ -67,6 +71,9 @@ class TrackingStore:
             self.has_own_tables = tables.version_of(conn) is not None
         self.registry = registry.open_registry(registry_uri) if registry_uri else None
         self.export: Export | None = None
+        self.turns = Turns() if self.dialect == "sqlite" else None
+        self.seconds_each: Mapping[str, float] = {}
+        """Table to how long the database takes to delete a row for want of an index."""
 
     def close(self) -> None:
         """Close every connection."""
@@ -107,6 +114,8 @@ class TrackingStore:
                 self.refuse_unsafe_mysql(conn)
         tables.ensure(self.engine)
         self.has_own_tables = True
+        with self.reading() as conn:
+            self.seconds_each = indexes.seconds_each(conn, self.schema)
 
     def refuse_unsafe_mysql(self, conn: Connection) -> None:
         """Without transactions, or with statement-based replication, a purge is not atomic."""
@@ -302,16 +311,38 @@ class TrackingStore:
     def purge(self, lease: Lease, batch: purge.Batch, rejudge: purge.Rejudge) -> purge.Purged:
         """Journal and delete one batch in one transaction, the single point of no return."""
 
+        is_checked_at_once = self.checks_keys_at_once(batch.kind)
+
         def transaction(conn: Connection) -> purge.Purged:
             at = read.now_ms(conn)
-            return purge.purge(self.eraser(conn), lease, batch, rejudge, at)
+            done = purge.purge(self.eraser(conn), lease, batch, rejudge, at)
+            if is_checked_at_once:
+                purge.refuse_referenced(conn, self.schema, batch.kind, done.ids)
+            return done
 
+        foreign_keys = not (batch.is_giant or is_checked_at_once)
         try:
-            return self.retried(transaction, foreign_keys=not batch.is_giant, is_exported=True)
+            return self.retried(transaction, foreign_keys=foreign_keys, is_exported=True)
         except StoreRefused as error:
-            if not is_foreign_key(error.__cause__):
+            if not (isinstance(error, StillReferenced) or is_foreign_key(error.__cause__)):
                 raise
             return self.purge_apart(lease, batch, rejudge, error)
+
+    def checks_keys_at_once(self, kind: Kind) -> bool:
+        """Whether gcd checks the foreign keys to a batch of runs itself, once.
+
+        SQLite would read a table that lacks an index once for each run, and keep all writers waiting.
+        Where an operator lets the database itself delete rows of other tables, it has to.
+        """
+        is_slow = self.dialect == "sqlite" and kind is Kind.RUN and "runs" in self.seconds_each
+        return is_slow and not self.schema.harmless
+
+    def most_at_once(self, kind: Kind, most: int) -> int:
+        """How many entities one transaction may take, where each takes its time."""
+        seconds = self.seconds_each.get(ENTITY_TABLES[kind], 0.0)
+        if not seconds or self.checks_keys_at_once(kind):
+            return most
+        return min(most, max(1, int(PATIENCE.total_seconds() / seconds)))
 
     def eraser(self, conn: Connection) -> Eraser:
         """What deletes rows in a transaction, and exports them where that is wanted."""
@@ -327,12 +358,15 @@ class TrackingStore:
         """Run a write transaction, again where the database chose it to lose a conflict."""
         for attempt in range(ATTEMPTS):
             try:
-                with self.export.batch() if is_exported and self.export else nullcontext():
-                    with connection.writing(self.engine, foreign_keys=foreign_keys) as conn:
-                        result = transaction(conn)
-                        if is_exported and self.export:
-                            self.export.seal()
-                    return result
+                writing = connection.writing(self.engine, foreign_keys=foreign_keys)
+                with (
+                    self.export.batch() if is_exported and self.export else nullcontext(),
+                    self.turns.taken(writing) if self.turns else writing as conn,
+                ):
+                    result = transaction(conn)
+                    if is_exported and self.export:
+                        self.export.seal()
+                return result
             except StoreUnreachable as error:
                 cause = error.__cause__
                 is_lost = isinstance(cause, sa.exc.DBAPIError) and is_conflict(cause)
