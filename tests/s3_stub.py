@@ -202,7 +202,7 @@ def listing(keys: dict[str, bytes], query: dict[str, str], fault: Fault | None) 
         return Reply(200, "not even XML")
     prefix = query.get("prefix", "")
     found = sorted(key for key in dict(keys) if key.startswith(prefix))
-    after = unquote(query.get("continuation-token", ""))
+    after = unquote(query.get("continuation-token", "")) or query.get("start-after", "")
     found = [key for key in found if key > after or how == "endless"]
     page = found[: min(PAGE, int(query.get("max-keys") or PAGE))]
     is_cut = len(page) < len(found) or how == "endless"

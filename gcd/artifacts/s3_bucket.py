@@ -72,7 +72,7 @@ class S3Bucket(Bucket):
         wire: Wire,
     ) -> None:
         super().__init__(name, identity, slots=slots, pace=pace)
-        self.tells_uploads = True
+        self.tells_uploads = self.walks = True
         self._client, self._wire = client, wire
         self._fixed = {"Bucket": name, **owner}
         self._versioning: str | None = None
@@ -124,6 +124,12 @@ class S3Bucket(Bucket):
                 return
             token = reply.get("NextContinuationToken")
             more = self._progress(more, {"ContinuationToken": token})
+
+    def page_after(self, prefix: str, key: str) -> tuple[list[Item], bool]:
+        """A page of what is below a prefix and behind a key, and whether more is behind it."""
+        reply = self.ask("list_objects_v2", Prefix=prefix, StartAfter=key)
+        found = [self._item(each, prefix) for each in reply.get("Contents", ())]
+        return found, bool(reply["IsTruncated"])
 
     def _version_pages(self, prefix: str, **size: int) -> Iterator[list[Item]]:
         more: dict[str, str] = {}
