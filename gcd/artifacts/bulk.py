@@ -68,10 +68,10 @@ class BulkDeletion:
                 if is_more and left <= GROUP and not troubled:
                     group = list(islice(waiting, GROUP))
                     is_more = bool(group)
-                    trees, refused = self._opened(group)
+                    trees, ended = self._opened(group)
                     left += len(trees)
-                    yield from refused
                     self._look_for(trees)
+                    yield from ended
                 elif not left:
                     return
                 elif left == len(troubled):
@@ -99,17 +99,18 @@ class BulkDeletion:
     # -- who is next -------------------------------------------------------------------------------
 
     def _opened(self, orders: Sequence[Order]) -> tuple[list[Tree], list[Deletion]]:
-        """Trees for orders, rid of what is in no listing, and the orders that are refused."""
+        """Trees for orders, rid of what is in no listing, and how the rest of the orders ended."""
         trees: list[Tree] = []
-        refused: list[Deletion] = []
+        ended: list[Deletion] = []
         for order in orders:
             try:
                 trees.append(Tree(order, self.bucket_of(order)))
             except Exception as error:  # one order's trouble is not another's
-                refused.append(Deletion(order, error))
+                ended.append(Deletion(order, error))
         for bucket in dict.fromkeys(tree.bucket for tree in trees):
             bucket.clear_unseen([tree for tree in trees if tree.bucket is bucket])
-        return trees, refused
+        ended += (Deletion(tree.order, tree.result()) for tree in trees if not tree.is_open)
+        return [tree for tree in trees if tree.is_open], ended
 
     def _look_for(self, trees: Sequence[Tree]) -> None:
         """Look for the keys of trees, of many with one listing where that is worth it."""
