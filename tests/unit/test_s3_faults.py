@@ -79,6 +79,7 @@ def test_a_fault_that_stays_settles_nothing_that_is_not_gone_and_mends_itself(
         assert bench.left >= bench.live  # what was deleted may be known to be
     else:
         assert Result.SWEPT not in {each.result for each in told} or "keys" in fault
+    assert fault != "uploads 503" or not bench.stub.count("delete")
     for each in told:
         assert each.result in (Result.SWEPT, Result.DEFERRED)
         assert each.result is Result.SWEPT or "bucket" in (each.error or "")
