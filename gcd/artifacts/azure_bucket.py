@@ -381,7 +381,8 @@ def _included(*, all_versions: bool) -> list[list[str]]:
 
 def is_folder(properties: Any) -> bool:
     """Whether a blob stands for a folder."""
-    return str((properties.metadata or {}).get("hdi_isfolder", "")).lower() == "true"
+    metadata = {name.lower(): value for name, value in (properties.metadata or {}).items()}
+    return str(metadata.get("hdi_isfolder", "")).lower() == "true"
 
 
 def is_unsafe(key: str) -> bool:
