@@ -105,6 +105,8 @@ def parse_place(uri: str, scope: Scope) -> Place:
     if not colon or not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]+", scheme):
         raise UnsafeTarget(f"{shown(uri)} is relative to a folder that only the server knows")
     scheme = scheme.lower()
+    if re.search(r"[\t\r\n]", rest):  # Python's urlsplit drops them, and MLflow's place is another
+        raise UnsafeTarget(f"{shown(uri)} holds a tab or a line break")
     if scheme == "file":
         return file_place(uri, rest)
     if scheme == PROXIED:
