@@ -113,17 +113,22 @@ def parse_place(uri: str, scope: Scope) -> Place:
         host, path = split_authority(rest)
         return proxied_place(uri, host, path, scope)
     if scheme in ("http", "https"):
-        host, path = split_authority(rest)
-        proxied = PROXY_PATH.fullmatch("/" + path)
-        if proxied is None or not is_base(proxied["base"], host, scope):
-            raise UnknownScheme(f"nobody can delete at {scheme}://{without_password(host)}/…")
-        return proxied_place(uri, host, proxied["path"], scope)
+        return endpoint_place(uri, scheme, rest, scope)
     if scheme in NO_PLACE or not rest.startswith("/"):
         raise UnsafeTarget(f"{shown(uri)} is a reference, not a place")
     authority, path = split_authority(rest)
     if "?" in path or "#" in path:  # MLflow leaves both out of the key: it is not what it says
         raise UnsafeTarget(f"{shown(uri)} has a query or a fragment")
     return Place(scheme, without_password(authority), closed(path))
+
+
+def endpoint_place(uri: str, scheme: str, rest: str, scope: Scope) -> Place:
+    """The place of a URI that names a tracking server's endpoint for artifacts."""
+    host, path = split_authority(rest)
+    proxied = PROXY_PATH.fullmatch("/" + path)
+    if proxied is None or not is_base(proxied["base"], host, scope):
+        raise UnknownScheme(f"nobody can delete at {scheme}://{without_password(host)}/…")
+    return proxied_place(uri, host, proxied["path"], scope)
 
 
 def split_authority(rest: str) -> tuple[str, str]:
