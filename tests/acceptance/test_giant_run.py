@@ -77,7 +77,7 @@ class Client:
         return True if found is None else found
 
     def watch(self, stop: threading.Event) -> None:
-        """Look again and again how much of the giant is left."""
+        """Look again and again how much of the giant is left; counting millions would be in the way."""
         query = sa.text(f"SELECT COUNT(*) FROM metrics WHERE run_uuid = '{GIANT}'")
         engine = self.store.database.engine()
         while not stop.wait(0.01):
@@ -119,10 +119,10 @@ def giant(store: RealStore, experiment: str, rows: int) -> None:
 
 
 @contextmanager
-def at_work(client: Client) -> Iterator[None]:
-    """Inside, the client works."""
+def at_work(*duties: Callable[[threading.Event], None]) -> Iterator[None]:
+    """Inside, each does its work in a thread of its own."""
     stop = threading.Event()
-    workers = [threading.Thread(target=each, args=(stop,)) for each in (client.work, client.watch)]
+    workers = [threading.Thread(target=each, args=(stop,)) for each in duties]
     for worker in workers:
         worker.start()
     try:
@@ -139,7 +139,8 @@ def purged(store: RealStore, out: Path, rows: int) -> tuple[Measured, Client]:
     store.run(experiment)
     giant(store, experiment, rows)
     client = Client(store, experiment)
-    with at_work(client):
+    duties = [client.work, client.watch] if rows == SMALL else [client.work]
+    with at_work(*duties):
         done = measured(out, *CYCLE, uri=store.uri, timeout=3600)
 
     seconds = f"{done.mib:.0f} MiB, {done.seconds:.1f} s"
