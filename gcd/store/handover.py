@@ -30,10 +30,12 @@ def hand_over(eraser: Eraser, experiment: int) -> int:
     Called when the experiment's own entities are gone and its row is about to go; how many rows
     were deleted.
     """
+    gone = 0
     for table, column, owner, key in COPIES:
         if eraser.schema.has(table, "experiment_id", column) and eraser.schema.has(owner, key):
             correct(eraser, experiment, table, column, owner, key)
-    return settle_datasets(eraser, experiment)
+            gone += delete_ownerless(eraser, experiment, table, column, owner, key)
+    return gone + settle_datasets(eraser, experiment)
 
 
 def correct(eraser: Eraser, experiment: int, table: str, column: str, owner: str, key: str) -> None:
@@ -48,6 +50,21 @@ def correct(eraser: Eraser, experiment: int, table: str, column: str, owner: str
         for home, ids in by_home.items():
             where = rows.c[column].in_(ids), rows.c.experiment_id == experiment
             eraser.update(table, {"experiment_id": home}, *where)
+
+
+def delete_ownerless(
+    eraser: Eraser, experiment: int, table: str, column: str, owner: str, key: str
+) -> int:
+    """Delete what names the experiment for an owner that is long gone; how many rows went.
+
+    SQLite keeps such rows where a tool did not ask it to check foreign keys, and would then refuse
+    to let the experiment go. The database compares the ids: it may fold case, and then so do its keys.
+    """
+    rows, owners = eraser.schema.table(table), eraser.schema.table(owner)
+    has_owner = sa.exists().where(owners.c[key] == rows.c[column])
+    lost = sa.select(rows.c[column]).where(rows.c.experiment_id == experiment, ~has_owner)
+    ids = eraser.conn.execute(lost.distinct()).scalars().all()
+    return eraser.delete_belongings(owner, ids) if ids else 0
 
 
 # -- datasets ------------------------------------------------------------------------------------
