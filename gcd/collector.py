@@ -1,83 +1,38 @@
 """The collector: the one place that knows the order of a cycle.
 
-It must never decide (planning does), never send SQL (store does), never delete a byte (sweep does).
+It must never decide (planning does), never send SQL (store does), never delete a byte (sweep does, for the backlog).
 """
 
 from __future__ import annotations
 
 import threading
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Protocol
 
 from sqlalchemy.engine import Connection
 
 from gcd import clock
-from gcd.errors import TransientArtifactError
+from gcd.backlog import FAILED, Backlog
 from gcd.export import exporting
-from gcd.model import Candidate, Entry, KeepReason, Kind, Outcome, Place, Report, Result, Usage
+from gcd.model import Candidate, KeepReason, Kind, Place, Report
+from gcd.observer import Observer, Tally
 from gcd.places import told
-from gcd.planning.holds import HoldIndex
 from gcd.planning.plan import Decision, Plan
 from gcd.planning.policy import Keep
 from gcd.planning.quota import OVER
 from gcd.rejudge import rejudge
 from gcd.store.eraser import slices
-from gcd.store.finish import finish_rows
 from gcd.store.lease import Lease
 from gcd.store.purge import Batch, Item
 from gcd.survey import GROUP, Survey, because
-from gcd.sweep import sweep
 
-SWEEP_PAGE = 500
-"""Entries swept after one reading of the holds."""
-SETTLED = 500
-"""Outcomes settled in one transaction."""
 WAITING = 1.0
 """Seconds between two looks while commits settle."""
 
-FAILED = frozenset({Result.DEFERRED, Result.LOCKED, Result.STUCK})
 UNWELL = frozenset({KeepReason.ROOT_UNHEALTHY, KeepReason.UNREACHABLE})
 WITHOUT_STAMP = frozenset({Kind.TRACE, Kind.JOB})
-NUMBERED = frozenset({Kind.EXPERIMENT, Kind.JOB})
-"""Kinds that leave nothing to be saved should their id come back: SQLite reuses experiments'."""
-
-
-class Observer(Protocol):
-    """Somebody who wants to know how far a cycle is."""
-
-    def began(self, cycle: int) -> None:
-        """The cycle has its number."""
-
-    def planned(self, plan: Plan) -> None:
-        """A page was planned."""
-
-    def purged(self, kind: Kind, count: int, rows: int) -> None:
-        """A batch was purged."""
-
-    def kept(self, candidate: Candidate, keep: Keep) -> None:
-        """An entity that was to be collected is kept after all."""
-
-    def swept(self, outcome: Outcome) -> None:
-        """An entry was swept, or not."""
-
-    def moves(self) -> None:
-        """It goes on within a step, or waits on purpose: it does not hang. Any thread may say so."""
-
-
-@dataclass(slots=True)
-class Tally:
-    """What a cycle has done so far."""
-
-    candidates: int = 0
-    purged: Counter[Kind] = field(default_factory=Counter)
-    rows: int = 0
-    usage: Usage = field(default_factory=Usage)
-    results: Counter[Result] = field(default_factory=Counter)
-    kept: Counter[KeepReason] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,15 +61,13 @@ class Collector:
         self.stop = stop
         self.number = 0
         self.tally = Tally()
+        self.backlog = Backlog(survey, lease, observer, stop, self.tally)
         self._began = clock.monotonic()
         self._last_due: datetime | None = None
         """When the last tree of what this cycle purged is due."""
         self._proved: set[Place] = set()
-        self._closed: dict[Place, Keep] = {}
         self._blocked: dict[str, Keep] = {}
         """Experiments in which something turned out to stay."""
-        self._sweeping = threading.Lock()
-        """One sweep at a time: two would delete the same trees."""
 
     def collect(self) -> Report:
         """Run the cycle; what stops all of it is noted in the history and raised."""
@@ -123,21 +76,16 @@ class Collector:
         try:
             self.survey.choose()
             with exporting(self.store, self.settings, self.number, self.survey.now):
-                self._leftovers()
+                self.backlog.finish()
                 self._collect_pages()
                 self._let_commits_settle()
-                self._leftovers()
+                self.backlog.finish()
             self.store.forget_seen(self.lease)
             self.store.prune(self.lease, self.survey.now - self.settings.keep_history)
         except BaseException as error:
             self._end("failed", told(error))
             raise
         return self._end("interrupted" if self.stop.is_set() else self._state(), None)
-
-    def _leftovers(self) -> None:
-        """Finish what is journalled: rows first, then trees."""
-        self.tally.rows += self._finish_rows()
-        self._sweep_due()
 
     def _let_commits_settle(self) -> None:
         """Wait until the trees of what this cycle purged may go, or until it is asked to stop."""
@@ -149,13 +97,6 @@ class Collector:
             self.observer.moves()
             self.lease.offer(self.stop)
             self.stop.wait(min(left, WAITING))
-
-    def _finish_rows(self) -> int:
-        return finish_rows(self.store, self.lease, self.settings.batch_rows, self._goes_on)
-
-    def _goes_on(self) -> bool:
-        self.observer.moves()
-        return not self.stop.is_set()
 
     @property
     def _is_out_of_time(self) -> bool:
@@ -174,7 +115,7 @@ class Collector:
                 if sweeping is not None:
                     sweeping.result()
                 self.lease.offer(self.stop)
-                sweeping = background.submit(self._sweep_due)
+                sweeping = background.submit(self.backlog.sweep)
             if sweeping is not None:
                 sweeping.result()
 
@@ -216,7 +157,7 @@ class Collector:
                 d for d in members.collect if d.candidate.experiment_id not in self._blocked
             ]
             yield from self._of_entities(standing, within)
-        for part in slices(decisions, GROUP):
+        for part in slices(decisions, self.store.most_at_once(Kind.EXPERIMENT, GROUP)):
             if self.stop.is_set() or self._is_out_of_time:
                 return
             last = tuple(d for d in part if d.candidate.id not in self._blocked)
@@ -264,7 +205,7 @@ class Collector:
             purged: set[str] = set()
             for step in self._packed(list(canaries.values()), within):
                 purged |= self._purge(replace(step, is_canary=True))
-            self._sweep_due()
+            self.backlog.sweep()
             self._proved |= {r for r, d in canaries.items() if d.candidate.id in purged}
         return taken
 
@@ -277,7 +218,7 @@ class Collector:
             if decision.candidate.id in taken:
                 continue
             for target in decision.targets:
-                if target.root not in self._proved and target.root not in self._closed:
+                if target.root not in self._proved and target.root not in self.backlog.closed:
                     found.setdefault(target.root, decision)
         return found
 
@@ -297,6 +238,7 @@ class Collector:
         unique = list({d.candidate.id: d for d in decisions}.values())
         counts = self.store.row_counts(kind, [d.candidate.id for d in unique])
         most = self.settings.batch_rows
+        many = self.store.most_at_once(kind, self.settings.batch_entities)
         batch: list[Decision] = []
         rows = 0
         for decision in unique:
@@ -304,7 +246,7 @@ class Collector:
             if size > most and self.store.splits_giants:
                 yield Step(kind, (decision,), within, is_giant=True)
                 continue
-            if batch and (len(batch) >= self.settings.batch_entities or rows + size > most):
+            if batch and (len(batch) >= many or rows + size > most):
                 yield Step(kind, tuple(batch), within)
                 batch, rows = [], 0
             batch.append(decision)
@@ -314,12 +256,11 @@ class Collector:
 
     def _still_open(self, step: Step) -> Step | None:
         """The step without what may not be purged any more: its root is closed, or time is up."""
+        closed = self.backlog.closed
         standing = []
         for decision in step.decisions:
-            closed = next(
-                (self._closed[t.root] for t in decision.targets if t.root in self._closed), None
-            )
-            against = OVER if self._is_out_of_time else closed
+            shut = next((closed[t.root] for t in decision.targets if t.root in closed), None)
+            against = OVER if self._is_out_of_time else shut
             if against is None:
                 standing.append(decision)
             else:
@@ -339,7 +280,7 @@ class Collector:
         by_id = {decision.candidate.id: decision for decision in step.decisions}
 
         def judged(conn: Connection, ids: Sequence[str]) -> Mapping[str, Keep]:
-            return rejudge(self.survey, conn, step.kind, by_id, ids)
+            return rejudge(self.survey, conn, step.kind, by_id, ids, is_giant=step.is_giant)
 
         self.store.check_unchanged()
         items = tuple(self._item(decision) for decision in step.decisions)
@@ -350,7 +291,7 @@ class Collector:
             self._last_due = self.store.now() + delay
         for entity, keep in done.kept.items():
             self._stay(step, by_id[entity].candidate, keep)
-        rows = done.rows + (self._finish_rows() if step.is_giant else 0)
+        rows = done.rows + (self.backlog.finish_rows() if step.is_giant else 0)
         self.tally.purged[step.kind] += len(done.ids)
         self.tally.rows += rows
         self.observer.purged(step.kind, len(done.ids), rows)
@@ -361,82 +302,6 @@ class Collector:
         probe_of = self.survey.places.probe_of
         there = (target for target in decision.targets if probe_of(target.root).is_there)
         return Item(decision.candidate, tuple(there))
-
-    # -- 6 and 7: sweep, settle ------------------------------------------------------------------
-
-    def _sweep_due(self) -> None:
-        """Sweep all that is due now, page by page; the batch in hand is finished on a stop."""
-        with self._sweeping:
-            after = 0
-            while page := self.store.due(self.store.now(), after=after, limit=SWEEP_PAGE):
-                self._sweep_page(page)
-                after = page[-1].id
-                if self.stop.is_set():
-                    return
-
-    def _sweep_page(self, page: Sequence[Entry]) -> None:
-        """Look at everything anew, delete what still may be deleted, settle what became of it."""
-        holds = self.survey.holds()
-        back = self._back(page)
-
-        def veto(entry: Entry) -> str | None:
-            self.observer.moves()
-            if not self.lease.is_fresh():
-                raise TransientArtifactError("the lease could not be renewed in time")
-            if (entry.kind, entry.entity_id) in back:
-                return f"a {entry.kind.replace('_', ' ')} with this id is back: its files are kept"
-            return self._held(entry, holds)
-
-        swept = sweep(
-            page,
-            open_store=self.survey.registry.open,
-            roots=self.survey.places.known_roots([e.target for e in page if e.target]),
-            veto=veto,
-            now=self.survey.now,
-            hands=self.settings.hands,
-        )
-        outcomes: list[Outcome] = []
-        for part in slices(swept, SETTLED):
-            self.store.settle(self.lease, part, self.store.now())
-            outcomes += part
-        self._count(outcomes)
-        self._close_failing_roots(outcomes)
-
-    def _back(self, page: Sequence[Entry]) -> set[tuple[Kind, str]]:
-        """Entities of the entries whose row is there again, as from a backup."""
-        by_kind: dict[Kind, list[str]] = {}
-        for entry in page:
-            if entry.kind not in NUMBERED:
-                by_kind.setdefault(entry.kind, []).append(entry.entity_id)
-        return {(kind, e) for kind, ids in by_kind.items() for e in self.store.stages(kind, ids)}
-
-    def _held(self, entry: Entry, holds: HoldIndex) -> str | None:
-        """What holds an entry's tree; an experiment's empty folder is nobody's loss."""
-        if entry.kind in NUMBERED:
-            return None
-        hold = holds.on(entry.entity_id)
-        if hold is None and entry.target is not None:
-            hold = holds.over(entry.target.place)
-        return f"{hold.reason}: {hold.because}" if hold else None
-
-    def _close_failing_roots(self, outcomes: Sequence[Outcome]) -> None:
-        """Let nothing more be purged below a root where every sweep of a page failed."""
-        by_root: dict[Place, list[Outcome]] = {}
-        for outcome in outcomes:
-            if outcome.entry.target is not None:
-                by_root.setdefault(outcome.entry.target.root, []).append(outcome)
-        for root, found in by_root.items():
-            failed = [outcome for outcome in found if outcome.result in FAILED]
-            if failed and not any(outcome.result is Result.SWEPT for outcome in found):
-                detail = f"its last sweep failed: {failed[-1].error}"
-                self._closed[root] = Keep(KeepReason.ROOT_UNHEALTHY, detail)
-
-    def _count(self, outcomes: Sequence[Outcome]) -> None:
-        """Add outcomes to the tally, and tell."""
-        for outcome in outcomes:
-            self.tally.results[outcome.result] += 1
-            self.tally.usage += outcome.usage
-            self.observer.swept(outcome)
 
     # -- 8: report -------------------------------------------------------------------------------
 
@@ -456,7 +321,7 @@ class Collector:
             kept=dict(+tally.kept),
             stuck=self.store.stuck(),
             error=error,
-            notes=self.survey.places.notes(),
+            notes=self.survey.notes(),
         )
         self.store.end_cycle(report)
         return report

@@ -11,6 +11,7 @@ from dataclasses import replace
 from datetime import datetime
 from itertools import chain, pairwise
 
+from gcd.artifacts.base import LearningArtifactStore
 from gcd.artifacts.registry import Registry
 from gcd.errors import BackendError, UnsafeTarget
 from gcd.model import Candidate, KeepReason, Place, Probe, Root, Target
@@ -49,13 +50,16 @@ class Places:
         self._probes: dict[Place, Probe] = {}
         self._glanced: set[Place] = set()
         """Roots that were looked at without looking for anything that the database names."""
+        self._learned: set[str] = set()
 
     def of(self, uri: str | None) -> Place | None:
         """The true place of a recorded URI, None if it has none that gcd can tell."""
         if not uri:
             return None
         try:
-            return self._resolved(parse_place(without_query(uri), self.scope))
+            place = parse_place(without_query(uri), self.scope)
+            self._learn(uri)
+            return self._resolved(place)
         except (UnsafeTarget, BackendError):
             return None
 
@@ -64,6 +68,16 @@ class Places:
         if self.registry.problem(place.scheme):
             return place
         return self.registry.open(place.scheme).resolve(place)
+
+    def _learn(self, uri: str) -> None:
+        """Let the backend have the password of a recorded URI: its place has none."""
+        scheme = uri.partition(":")[0].lower()
+        if "@" not in uri or scheme not in self.registry.schemes:
+            return
+        if self.registry.problem(scheme) is None:
+            backend = self.registry.open(scheme)
+            if isinstance(backend, LearningArtifactStore):
+                backend.learn(uri)
 
     # -- sites -----------------------------------------------------------------------------------
 
@@ -84,6 +98,7 @@ class Places:
         try:
             recorded = parse_place(location, self.scope)
             backend = self.registry.open(recorded.scheme)
+            self._learn(location)
             true = backend.resolve(recorded)
         except UnsafeTarget as error:
             return Keep(KeepReason.UNSAFE_TARGET, told(error))
@@ -143,6 +158,15 @@ class Places:
         noted = (f"{place_uri(place)}: {p.note}" for place, p in self._probes.items() if p.note)
         return tuple(sorted(noted))
 
+    def _learn_for(self, place: Place) -> None:
+        """Find a password for a place of the journal: other trees are recorded with it."""
+        if place.scheme in self._learned:
+            return
+        self._learned.add(place.scheme)
+        if isinstance(self.registry.open(place.scheme), LearningArtifactStore):
+            for uri in self.store.some_trees(f"{place.scheme}:/", NAMED_TREES):
+                self._learn(uri)
+
     def probe_of(self, root: Place) -> Probe:
         """What a look at the root found; it is looked at once."""
         return self._probes.get(root, Probe(is_there=False))
@@ -152,6 +176,7 @@ class Places:
         places = {target.root for target in targets}
         for place in places - self._probes.keys():
             if self.registry.problem(place.scheme) is None:
+                self._learn_for(place)
                 self._probes[place] = self.registry.open(place.scheme).probe(place, ())
                 self._glanced.add(place)
         return self.store.roots({place: self.probe_of(place) for place in places}, self.now)

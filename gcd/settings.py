@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gcd.artifacts.base import Options
 from gcd.config import Config, StoreConfig
-from gcd.config.sections import parse_age
+from gcd.config.values import parse_age
 from gcd.errors import BackendError, ConfigError, UnsafeTarget
 from gcd.logs import mask
 from gcd.model import Place
@@ -35,6 +35,7 @@ def make_settings(config: Config, chosen: StoreConfig, selection: Selection) -> 
         hands=config.artifacts.hands,
         batch_entities=config.purge.batch_runs,
         batch_rows=config.purge.batch_rows,
+        harmless=frozenset(config.purge.harmless),
         keep_history=journal.keep_history,
         quota=Quota(
             quota.max_entities or None, quota.max_bytes or None, quota.max_duration or None
@@ -54,6 +55,7 @@ def make_options(config: Config, chosen: StoreConfig) -> Options:
         objects_per_second=config.artifacts.objects_per_second or None,
         environment=chosen.environment,
         proxy=chosen.artifacts_proxy,
+        uris=tuple(filter(None, (chosen.artifacts_destination, *config.artifacts.roots))),
     )
 
 

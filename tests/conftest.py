@@ -31,11 +31,21 @@ SETTINGS = {
 def pytest_configure(config: pytest.Config) -> None:
     """Before any test module is imported: MLflow reads its environment early."""
     for name in list(os.environ):
-        if name.startswith(("GCD_", "MLFLOW_")) and name != "GCD_TEST_REQUIRE_SERVERS":
+        if name.startswith(("GCD_", "MLFLOW_", "AZURE_")) and not name.startswith("GCD_TEST_"):
             del os.environ[name]
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or each start of gcd compiles it anew
     os.environ.update(SETTINGS)
     os.environ["PYTHONPATH"] = str(HERE / "guard")
     guard.install()
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """For `-n auto`: one more than there are processors, since many tests wait for something."""
+    return (
+        len(os.sched_getaffinity(0)) + 1
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count() or 1
+    )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -109,13 +119,22 @@ def store(server: Keeper, database: Database, tmp_path: Path) -> Iterator[RealSt
     release(database.uri)
 
 
-@pytest.fixture(scope="session", params=("moto", "seaweedfs"))
+@pytest.fixture(scope="session", params=("moto", "seaweedfs", "radosgw"))
 def objects(request: pytest.FixtureRequest) -> Iterator[ObjectServer]:
     """Each object server in turn."""
     from tests.object_servers import SERVERS
 
     with SERVERS[request.param]() as started:
         yield started
+
+
+@pytest.fixture(scope="session")
+def gcs() -> Iterator[str]:
+    """The URL of Google Cloud Storage's emulator."""
+    from tests.gcs_server import emulator
+
+    with emulator() as url:
+        yield url
 
 
 def pytest_report_header() -> str:

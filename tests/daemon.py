@@ -21,6 +21,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from tests import nursery
 from tests.mlflow_store import RealStore
 from tests.program import command, empty_folder, environment
 from tests.servers import Database
@@ -221,7 +222,7 @@ def daemon(
         more["WATCHDOG_USEC"] = str(int(watchdog * 1_000_000))
     words = command("daemon", "--config", config, driver=STOPPER)
     with log.open("wb") as err:
-        process = subprocess.Popen(
+        process = nursery.popen(
             [*words[:2], json.dumps(asdict(moment)), *words[2:]],
             cwd=empty_folder(),
             env=environment(more),

@@ -77,20 +77,15 @@ def kill_at(point: Point, *arguments: object, uri: str, **options: Any) -> bool:
 
 def run_under(plan: str, *arguments: object, uri: str, **options: Any) -> Any:
     """Run this file as a program."""
-    import subprocess
-
+    from tests import nursery
     from tests.program import TIMEOUT, command, empty_folder, environment
 
     words = command(*arguments, uri=uri, driver=Path(__file__))
-    return subprocess.run(
+    return nursery.run(
         [*words[:2], plan, *words[2:]],
         cwd=empty_folder(),
         env=environment(options.get("env")),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
         timeout=TIMEOUT,
-        check=False,
     )
 
 

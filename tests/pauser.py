@@ -89,11 +89,12 @@ def paused(plan: Plan, *arguments: object, uri: str, env: dict[str, str]) -> Ite
     """This file as a program; what is left of it is killed at the end of the block."""
     import subprocess
 
+    from tests import nursery
     from tests.program import command, empty_folder, environment
 
     words = command(*arguments, uri=uri, driver=Path(__file__))
     Path(plan.path).write_text("")
-    process = subprocess.Popen(
+    process = nursery.popen(
         [*words[:2], json.dumps(asdict(plan)), *words[2:]],
         cwd=empty_folder(),
         env=environment(env),

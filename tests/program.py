@@ -14,6 +14,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from tests import nursery
+
 TIMEOUT = 180.0
 NOBODY = 65534
 
@@ -50,15 +52,11 @@ def gcd(
     **options: Any,
 ) -> subprocess.CompletedProcess[str]:
     """Run gcd to its end; `options` are those of subprocess.run (user, group, ...)."""
-    return subprocess.run(
+    return nursery.run(
         command(*arguments, uri=uri),
         cwd=cwd or empty_folder(),
         env=environment(env),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
         timeout=timeout,
-        check=False,
         **options,
     )
 
@@ -87,7 +85,7 @@ def start(
     *arguments: object, uri: str | None = None, env: Mapping[str, str] | None = None
 ) -> subprocess.Popen[str]:
     """Start gcd and go on; the caller waits for it."""
-    return subprocess.Popen(
+    return nursery.popen(
         command(*arguments, uri=uri),
         cwd=empty_folder(),
         env=environment(env),

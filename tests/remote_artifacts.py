@@ -5,6 +5,9 @@ It must never look at the artifacts through gcd: `sizes` and `put` go past it.
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 from tests.mlflow_store import RealStore
 from tests.program import decisions, report
 
@@ -43,6 +46,27 @@ class RemoteArtifacts:
         for name in names:
             self.store.client.log_text(run, name, name)
         return run
+
+
+class OnDisk(RemoteArtifacts):
+    """A folder of this machine that a server serves at a URI."""
+
+    def __init__(self, store: RealStore, folder: Path, uri: str) -> None:
+        self.store, self.folder, self.uri = store, folder, uri
+        self.folder.mkdir()
+
+    @property
+    def location(self) -> str:
+        return f"{self.uri}/ml flow"
+
+    def sizes(self) -> dict[str, int]:
+        paths = [Path(where, name) for where, _, names in os.walk(self.folder) for name in names]
+        return {str(path.relative_to(self.folder)): path.stat().st_size for path in paths}
+
+    def put(self, key: str) -> None:
+        path = self.folder / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
 
 
 def collect_part_of_what_was_logged(

@@ -62,10 +62,11 @@ def started(
     """This file as a program; what is left of it is killed at the end of the block."""
     import subprocess
 
+    from tests import nursery
     from tests.program import command, empty_folder, environment
 
     words = command(*arguments, uri=uri, driver=Path(__file__))
-    process = subprocess.Popen(
+    process = nursery.popen(
         [*words[:2], json.dumps(asdict(moment)), *words[2:]],
         cwd=empty_folder(),
         env=environment(env),

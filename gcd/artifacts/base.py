@@ -19,9 +19,12 @@ is imported when the first URI of its scheme is met. Register it by entry point 
 * Methods are called from several threads at once.
 * A store that can delete the objects of many trees with one request has `delete_many` too
   (`BulkArtifactStore`); one that knows more about its places than a probe tells has `inspect`
-  (`InspectableArtifactStore`); a class that wants the operator's options has a class method
+  (`InspectableArtifactStore`); one that logs in by passwords in URIs has `learn`
+  (`LearningArtifactStore`); a class that wants the operator's options has a class method
   `with_options(options)`. A class without it is called without arguments.
 * A store of objects need only say how its requests are sent: see `object_store.py` and `buckets.py`.
+* A server of files and folders need only be asked and told by name: see `folder_store.py` and
+  `remote_files.py`.
 * Prove it: inherit `gcd.testing.ArtifactStoreContract` in a test and supply its fixtures.
 """
 
@@ -56,6 +59,8 @@ class Options:
     """Variables that this MLflow store has for itself, credentials among them, over the process's."""
     proxy: str | None = None
     """The MLflow server that may be asked to delete what it keeps; None where nobody asked for that."""
+    uris: tuple[str, ...] = field(default=(), repr=False)
+    """The URIs of the configuration as they are written, passwords among them."""
 
 
 class ArtifactStore(Protocol):
@@ -147,3 +152,11 @@ class InspectableArtifactStore(ArtifactStore, Protocol):
 
     def inspect(self, root: Place) -> Iterator[Remark]:
         """Settings of the store that matter to a deletion, found without changing anything."""
+
+
+@runtime_checkable
+class LearningArtifactStore(ArtifactStore, Protocol):
+    """A store that needs what a URI has and a place has not: the password."""
+
+    def learn(self, uri: str) -> None:
+        """Take the password of a URI of any scheme, if it has one. It stays in memory."""

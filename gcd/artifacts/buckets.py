@@ -67,6 +67,8 @@ class Bucket(ABC):
         self.pace = pace
         self.takes_one_by_one = False
         """Whether the store knows no deletion of many keys."""
+        self.walks = False
+        """Whether keys of many trees are looked for with one listing, by `page_after`."""
 
     # -- what a backend supplies -------------------------------------------------------------------
 
@@ -105,6 +107,14 @@ class Bucket(ABC):
     def clear_unseen(self, trees: Sequence[Tree]) -> None:  # noqa: B027 - most stores hide nothing
         """Remove what the trees hold that is in no listing of objects, such as unfinished uploads."""
 
+    def page_after(self, prefix: str, key: str) -> tuple[list[Item], bool]:
+        """A page of what is below a prefix and behind a key, and whether more is behind it.
+
+        Asked only where `walks` is set, by a store that lists in the order of its keys' bytes.
+        Raises an ArtifactError.
+        """
+        raise NotImplementedError
+
     @property
     def keeps(self) -> str | None:
         """A sentence on what stays in the store when objects are deleted; None if nothing does."""
@@ -125,10 +135,10 @@ class Bucket(ABC):
             reply = call()
         except Refused as error:
             self.pace.throttled()
-            self.pace.failed(error.message)
+            self.pace.failed(_with_mend(error))
             raise
         except TransientArtifactError as error:
-            self.pace.failed(error.message)
+            self.pace.failed(_with_mend(error))
             raise
         except ArtifactError:
             self.pace.succeeded()  # it answered
@@ -157,3 +167,7 @@ class Bucket(ABC):
             text = f"bucket {self.name}: a listing of {prefix!r} answers with the key {key!r}"
             raise PermanentArtifactError(text)
         return key
+
+
+def _with_mend(error: ArtifactError) -> str:
+    return f"{error.message}; {error.hint}" if error.hint else error.message

@@ -30,7 +30,18 @@ class Backend:
 BUILTIN: Mapping[str, Backend] = {
     "file": Backend("gcd.artifacts.local:LocalArtifactStore", None, "gcd"),
     **dict.fromkeys(("s3", "r2", "b2"), Backend("gcd.artifacts.s3:S3ArtifactStore", "s3", "gcd")),
+    "gs": Backend("gcd.artifacts.gcs:GCSArtifactStore", "gcs", "gcd"),
+    **dict.fromkeys(
+        ("wasb", "wasbs", "abfs", "abfss"),
+        Backend("gcd.artifacts.azure:AzureArtifactStore", "azure", "gcd"),
+    ),
     "mlflow-artifacts": Backend("gcd.artifacts.proxy:ProxyArtifactStore", "proxy", "gcd"),
+    "ftp": Backend("gcd.artifacts.ftp:FtpArtifactStore", None, "gcd"),
+    **dict.fromkeys(
+        ("hdfs", "viewfs"),
+        Backend("gcd.artifacts.fsspec_store:FsspecArtifactStore", "fsspec", "gcd"),
+    ),
+    "sftp": Backend("gcd.artifacts.sftp:SftpArtifactStore", "sftp", "gcd"),
 }
 METHODS = tuple(name for name in vars(ArtifactStore) if not name.startswith("_"))
 

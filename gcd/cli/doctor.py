@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.text import Text
 
 import gcd
-from gcd.artifacts.base import InspectableArtifactStore
+from gcd.artifacts.base import InspectableArtifactStore, LearningArtifactStore
 from gcd.cli.options import store_options
 from gcd.cli.render import console
 from gcd.cli.session import Session, open_session
@@ -108,6 +108,8 @@ def accept(session: Session, uri: str) -> None:
     try:
         place = written_place(uri)
         backend = session.registry.open(place.scheme)
+        if isinstance(backend, LearningArtifactStore):
+            backend.learn(uri)
         true = backend.resolve(place)
         probe = backend.probe(true, ())
     except (ArtifactError, BackendError) as error:

@@ -55,7 +55,10 @@ def open_session(options: dict[str, Any], *, read_only: bool) -> Iterator[Sessio
     )
     settings = make_settings(config, chosen, selection)
     store = TrackingStore(
-        chosen.backend_store_uri, read_only=read_only, registry_uri=chosen.registry_store_uri
+        chosen.backend_store_uri,
+        read_only=read_only,
+        registry_uri=chosen.registry_store_uri,
+        harmless=settings.harmless,
     )
     try:
         refuse_workspaces(store, options)

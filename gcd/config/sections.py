@@ -5,155 +5,38 @@ It must never read anything: what is here is compared with what others have read
 
 from __future__ import annotations
 
-import re
 import typing
-from collections.abc import Callable, Mapping
-from datetime import UTC, timedelta
+from collections.abc import Mapping
+from datetime import timedelta
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticCustomError
 
-from gcd.durations import EXAMPLE, parse_duration
-from gcd.errors import UsageError
+from gcd.config.values import (
+    Ages,
+    Duration,
+    Hosts,
+    Listen,
+    Mode,
+    Patterns,
+    Schedule,
+    Server,
+    States,
+    StoreName,
+    Uri,
+    Uris,
+    Url,
+    Variables,
+    Windows,
+    Words,
+    Zone,
+    problem,
+)
 from gcd.timetable import EXAMPLE as EXAMPLE_SCHEDULE
-from gcd.timetable import parse_schedule, parse_window, parse_zone
 
 STRICT = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
-
-
-def _duration(value: Any) -> timedelta:
-    if isinstance(value, timedelta):
-        return value
-    if not isinstance(value, str):
-        raise _problem(f"must be a text: {EXAMPLE}")
-    try:
-        return parse_duration(value)
-    except UsageError as error:
-        raise _problem(f"{error.message}; {error.hint}") from None
-
-
-def _not_empty(text: str) -> str:
-    if not text.strip():
-        raise _problem("is empty")
-    return text
-
-
-def _host(text: str) -> str:
-    if not re.fullmatch(r"[^\s/?#@]+", text):
-        raise _problem('must be a host and no more, as in "mlflow.example.com" or "mlflow:5000"')
-    return text
-
-
-def _age(text: str) -> str:
-    return _checked(lambda: parse_age(text), text)
-
-
-def parse_age(text: str) -> tuple[str, timedelta]:
-    """Pattern and age of a text like "prod-*: 180d". Raises UsageError."""
-    pattern, colon, age = text.rpartition(":")
-    if not colon or not pattern.strip():
-        raise UsageError("is no pattern with an age", hint='write it as "prod-*: 180d"')
-    return pattern.strip(), parse_duration(age)
-
-
-def _variable(text: str) -> str:
-    if not re.match(r"[A-Za-z_][A-Za-z0-9_]*=", text):
-        raise _problem('must be a variable and its value, as in "AWS_PROFILE=mlflow"')
-    return text
-
-
-def _schedule(text: str) -> str:
-    return _checked(lambda: parse_schedule(text, UTC), text)
-
-
-def _zone(text: str) -> str:
-    return _checked(lambda: parse_zone(text), text)
-
-
-def _window(text: str) -> str:
-    return _checked(lambda: parse_window(text), text)
-
-
-def _checked(parse: Callable[[], object], text: str) -> str:
-    """A text that can be parsed."""
-    try:
-        parse()
-    except UsageError as error:
-        hint = f"; {error.hint}" if error.hint else ""
-        raise _problem(f"{error.message}{hint}") from None
-    return text
-
-
-def _listen(text: str) -> str:
-    if text and not re.fullmatch(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}", text):
-        raise _problem('must be a host and a port, as in "127.0.0.1:9469", or "" for no HTTP')
-    if text and int(text.rpartition(":")[2]) > 65535:
-        raise _problem("has a port above 65535")
-    return text
-
-
-def _url(text: str) -> str:
-    if text and not (re.fullmatch(r"https?://[!-~]+", text) and _names_host(text)):
-        raise _problem('must be a URL, as in "https://hc.example.com/ping/ID"')
-    return text
-
-
-def _server(text: str) -> str:
-    if not is_server(text):
-        raise _problem(f"must be {SERVER}")
-    return text
-
-
-SERVER = (
-    'the URL of an MLflow server and no more, as in "http://mlflow:5000"; MLFLOW_TRACKING_USERNAME '
-    "and its kin have the credentials"
-)
-
-
-def is_server(text: str) -> bool:
-    """Whether a text is the URL of a server, without credentials, and perhaps with a path."""
-    plain = re.fullmatch(r"(?i:https?)://[^\s/?#@%]+((?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*)/?", text)
-    return plain is not None and _names_host(text)
-
-
-def _names_host(url: str) -> bool:
-    """Whether a URL has a host, and a port that is one or none."""
-    try:
-        found = urlsplit(url)
-        return bool(found.hostname) and found.port != 0
-    except ValueError:
-        return False
-
-
-def _store_name(name: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
-        raise _problem("is no name for a store: use letters, digits, - and _")
-    return name
-
-
-def _problem(sentence: str, key: str = "") -> PydanticCustomError:
-    """What pydantic collects; `key` is told instead of where it was found."""
-    return PydanticCustomError("gcd", "{sentence}", {"sentence": sentence, "key": key})
-
-
-Duration = Annotated[timedelta, BeforeValidator(_duration)]
-Uri = Annotated[str, AfterValidator(_not_empty)]
-Uris = Annotated[tuple[Uri, ...], Field(strict=False)]
-Hosts = Annotated[tuple[Annotated[str, AfterValidator(_host)], ...], Field(strict=False)]
-"""TOML's lists become tuples; what is in them stays strict."""
-Patterns = Annotated[tuple[Annotated[str, AfterValidator(_not_empty)], ...], Field(strict=False)]
-Schedule = Annotated[str, AfterValidator(_schedule)]
-Zone = Annotated[str, AfterValidator(_zone)]
-Windows = Annotated[tuple[Annotated[str, AfterValidator(_window)], ...], Field(strict=False)]
-Mode = Literal["observe", "collect"]
-States = Annotated[tuple[Literal["ok", "partial", "failed"], ...], Field(strict=False)]
-Words = Annotated[tuple[Annotated[str, AfterValidator(_not_empty)], ...], Field(strict=False)]
-Variables = Annotated[tuple[Annotated[str, AfterValidator(_variable)], ...], Field(strict=False)]
-Ages = Annotated[tuple[Annotated[str, AfterValidator(_age)], ...], Field(strict=False)]
 
 
 class Store(BaseModel):
@@ -172,7 +55,7 @@ class Store(BaseModel):
         description="Where the tracking server keeps what it proxies: `mlflow-artifacts:` is mapped "
         "onto it. Leave it out for a server that proxies nothing.",
     )
-    artifacts_proxy: Annotated[str, AfterValidator(_server)] | None = Field(
+    artifacts_proxy: Server | None = Field(
         default=None,
         description="The tracking server itself, where nothing else reaches what it keeps: it is asked "
         "over HTTP to delete, a last resort, and only where artifacts_destination is not set.",
@@ -304,12 +187,18 @@ class Purge(BaseModel):
         description="The most rows that one transaction deletes; a run with more is a giant, and is "
         "purged in a way of its own.",
     )
+    harmless: Words = Field(
+        default=(),
+        description="Tables and DELETE triggers that gcd does not know and that are no reason to keep "
+        'an entity or to refuse a cycle, as in ["reports.notes", "audit_runs"]. A table must have '
+        "ON DELETE CASCADE or SET NULL: the database then deletes its rows, or empties their pointers.",
+    )
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
         if self.batch_runs > self.batch_rows:
             sentence = f"is more than batch_rows = {self.batch_rows}, and each run is a row or more"
-            raise _problem(sentence, "purge.batch_runs")
+            raise problem(sentence, "purge.batch_runs")
         return self
 
 
@@ -440,7 +329,7 @@ class Daemon(BaseModel):
         description="A cycle that has not moved for this long is hung: the watchdog is fed no more, "
         "and /healthz fails.",
     )
-    listen: Annotated[str, AfterValidator(_listen)] = Field(
+    listen: Listen = Field(
         default="127.0.0.1:9469",
         description='Where /metrics, /healthz and /readyz are served; "" for nowhere.',
     )
@@ -461,7 +350,7 @@ class Hooks(BaseModel):
         default=("partial", "failed"),
         description='When the command runs: after cycles that ended "ok", "partial" or "failed".',
     )
-    ping_url: Annotated[str, AfterValidator(_url)] = Field(
+    ping_url: Url = Field(
         default="",
         repr=False,
         description="A monitor in the manner of healthchecks: the report is posted there after each "
@@ -493,7 +382,7 @@ def _distinct(stores: Mapping[str, Store]) -> Mapping[str, Store]:
         uri = store.backend_store_uri
         if uri is not None and seen.setdefault(uri, name) != name:
             sentence = f"is the same database as stores.{seen[uri]}.backend_store_uri"
-            raise _problem(sentence, f"stores.{name}.backend_store_uri")
+            raise problem(sentence, f"stores.{name}.backend_store_uri")
     return stores
 
 
@@ -502,9 +391,9 @@ class Sections(BaseModel):
 
     model_config = STRICT
 
-    stores: Annotated[
-        Mapping[Annotated[str, AfterValidator(_store_name)], Store], AfterValidator(_distinct)
-    ] = Field(default={}, description="The MLflow stores, each by a name of your choice.")
+    stores: Annotated[Mapping[StoreName, Store], AfterValidator(_distinct)] = Field(
+        default={}, description="The MLflow stores, each by a name of your choice."
+    )
     retention: Retention = Retention()
     artifacts: Artifacts = Artifacts()
     purge: Purge = Purge()

@@ -6,11 +6,13 @@ It must never guess between two databases: what contradicts itself is refused.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 
-from gcd.config.sections import SERVER, Store, is_server
+from gcd.config.sections import Store
+from gcd.config.values import SERVER, is_server
 from gcd.errors import ConfigError
 
 BACKEND = "MLFLOW_BACKEND_STORE_URI"
@@ -25,13 +27,25 @@ STORAGE = (
     "MLFLOW_TRACKING_USERNAME",
     "MLFLOW_TRACKING_PASSWORD",
     "MLFLOW_TRACKING_TOKEN",
+    "MLFLOW_KERBEROS_TICKET_CACHE",
+    "MLFLOW_KERBEROS_USER",
+    "MLFLOW_PYARROW_EXTRA_CONF",
+    "SFTP_KEY_FILE",
+    "SFTP_KNOWN_HOSTS",
+    "SFTP_PASSWORD",
     "MLFLOW_TRACKING_INSECURE_TLS",
     "MLFLOW_TRACKING_SERVER_CERT_PATH",
     "MLFLOW_TRACKING_CLIENT_CERT_PATH",
     "MLFLOW_TRACKING_AUTH",
     "MLFLOW_TRACKING_AWS_SIGV4",
+    "STORAGE_EMULATOR_HOST",
+    "AZURE_STORAGE_CONNECTION_STRING",
+    "AZURE_STORAGE_ACCESS_KEY",
+    "AZURE_STORAGE_SAS_TOKEN",
 )
-"""MLflow's variables that say how it reaches artifacts."""
+"""The process's variables that say how it reaches artifacts."""
+CREDENTIALS = re.compile(r"(AZURE_)|(MLFLOW_TRACKING_(?:USERNAME|PASSWORD|TOKEN)$)")
+"""Variables that say together who one is, in families: half of one's and half of another's is nobody."""
 WORKSPACE = "MLFLOW_WORKSPACE"
 DATABASES = ("sqlite", "postgresql", "postgres", "mysql", "mssql")
 HINT = (
@@ -88,13 +102,24 @@ def choose(
         uri,
         destination or fallback.get(DESTINATION) or None,
         given.registry_store_uri or chosen.registry_store_uri,
-        {**_storage(mlflow), **_own(chosen)},
+        _merged(_storage(mlflow), _own(chosen)),
         given.artifacts_proxy or chosen.artifacts_proxy,
     )
 
 
 def _storage(mlflow: Mapping[str, str]) -> dict[str, str]:
     return {name: mlflow[name] for name in STORAGE if name in mlflow}
+
+
+def _merged(process: Mapping[str, str], own: Mapping[str, str]) -> dict[str, str]:
+    """A store's own variables over the process's, credentials of a family all or none."""
+    families = {found.lastindex for found in map(CREDENTIALS.match, own) if found}
+    inherited = {
+        name: value
+        for name, value in process.items()
+        if not ((found := CREDENTIALS.match(name)) and found.lastindex in families)
+    }
+    return {**inherited, **own}
 
 
 def _own(store: Store) -> dict[str, str]:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import logging
 
-from gcd.collector import Observer
 from gcd.daemon.metrics import Metrics
 from gcd.daemon.pulse import Pulse
 from gcd.model import Candidate, Kind, Outcome, Result
+from gcd.observer import Observer
 from gcd.planning.plan import Plan
 from gcd.planning.policy import Keep
 

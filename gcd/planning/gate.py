@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gcd.model import KeepReason, Root
-from gcd.planning.guard import place_uri
+from gcd.planning.guard import FOLDERS_AT, place_uri
 from gcd.planning.policy import Keep
 
 
@@ -30,7 +30,7 @@ def check_root(root: Root, gate: Gate) -> Keep | None:
 def check_evidence(root: Root, gate: Gate) -> Keep | None:
     """Is it the right root? An unmounted disk is an existing, empty folder."""
     uri, probe = place_uri(root.place), root.probe
-    is_disk = root.place.scheme == "file"
+    is_disk = root.place.scheme in FOLDERS_AT
     mend = "mount it" if is_disk else "create the bucket, or correct the endpoint"
     accept = f"`gcd doctor --accept-root {uri}` trusts it as it is"
     if probe.is_named_found:

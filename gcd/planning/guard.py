@@ -43,6 +43,8 @@ SYSTEM = frozenset(
     ]
 )
 USER_SPACE = ("usr", "local")
+FOLDERS_AT = frozenset({"file", "sftp", "ftp", "hdfs", "viewfs"})
+"""Schemes of real folders, on disks that may be away."""
 HOMES = frozenset({"home", "Users"})
 FOLDERS = {Kind.RUN: (), Kind.LOGGED_MODEL: ("models",), Kind.TRACE: ("traces",)}
 """The folders between an experiment's location and the folder that is named by the entity's id."""
@@ -314,7 +316,7 @@ def layout_root(location: Place, experiment_id: str, scope: Scope) -> Place:
     # Of a bucket too: files found elsewhere in it do not prove what proxied URIs map to.
     if around:
         return max(around, key=lambda root: len(root.path))
-    if location.scheme != "file":
+    if location.scheme not in FOLDERS_AT:
         return Place(location.scheme, location.authority, "")
     names = location.path.strip("/").split("/")
     if names[-1] != experiment_id or len(names) < 2:
@@ -322,7 +324,9 @@ def layout_root(location: Place, experiment_id: str, scope: Scope) -> Place:
     names = names[:-1]
     if len(names) > 2 and names[-2] == "workspaces":
         names = names[:-2]
-    return Place("file", "", "/" + "".join(name + "/" for name in names))
+    start = "/" if location.path.startswith("/") else ""
+    path = start + "".join(name + "/" for name in names)
+    return Place(location.scheme, location.authority, path)
 
 
 def nearest(root: Place, location: Place, remembered: Collection[Place]) -> Place:

@@ -18,8 +18,9 @@ from gcd.durations import from_millis
 from gcd.model import Candidate, Kind
 from gcd.planning.guard import in_workspace
 from gcd.store import tables
+from gcd.store.catalogue import ForeignKey
 from gcd.store.holds import models_in_use
-from gcd.store.references import ENTITY_TABLES, FINISHED_JOBS
+from gcd.store.references import ENTITY_TABLES, FINISHED_JOBS, OWNERS
 from gcd.store.schema import DELETED, Schema, is_live, workspace_of
 
 FIRST_RELEASE = datetime(2018, 6, 1, tzinfo=UTC)
@@ -308,19 +309,31 @@ TRACE_PLACES = ("mlflow.artifactLocation", "mlflow.trace.archiveLocation")
 
 
 def unknown_references(
-    conn: Connection, schema: Schema, kind: Kind, ids: Sequence[str]
+    conn: Connection,
+    schema: Schema,
+    kind: Kind,
+    ids: Sequence[str],
+    *,
+    also: Sequence[ForeignKey] = (),
 ) -> dict[str, str]:
-    """Entity to the name of a table that gcd does not know and that refers to it."""
+    """Entity to the name of a table that refers to it: one that gcd does not know, or of `also`."""
     found: dict[str, str] = {}
-    for key in schema.strangers:
-        if key.to_table != ENTITY_TABLES[kind] or not ids:
-            continue
-        stranger = sa.table(key.table, sa.column(key.column), schema=key.schema)
-        column = stranger.c[key.column]
-        query = sa.select(column).where(column.in_(native(kind, ids))).distinct()
-        for entity in conn.execute(query).scalars():
-            found[str(entity)] = ".".join(filter(None, (key.schema, key.table)))
+    table = ENTITY_TABLES[kind]
+    for key in (*schema.strangers, *also):
+        if key.to_table == table and ids:
+            rows = conn.execute(naming(key, OWNERS[table], native(kind, ids)))
+            found.update({str(entity): key.name for entity in rows.scalars()})
     return found
+
+
+def naming(key: ForeignKey, column: str, ids: Sequence[Any]) -> sa.Select[*tuple[Any]]:
+    """The ids of those that a foreign key's rows refer to, by whichever columns."""
+    rows = sa.table(key.table, *map(sa.column, key.columns), schema=key.schema).alias()
+    owners = sa.table(key.to_table, *map(sa.column, {column, *key.to_columns})).alias()
+    pairs = zip(key.columns, key.to_columns, strict=True)
+    refers = sa.and_(*(rows.c[mine] == owners.c[theirs] for mine, theirs in pairs))
+    ident = owners.c[column]
+    return sa.select(ident).join(rows, refers).where(ident.in_(ids)).distinct()
 
 
 def stages(

@@ -216,7 +216,7 @@ def test_pain_18_a_restore_that_is_under_way_wins(store: RealStore) -> None:
 
     with restoring(store, restored):
         process = start("gc", "--older-than", "0s", "--yes", "--json", uri=store.uri)
-        time.sleep(4)
+        time.sleep(2)
         assert process.poll() is None, process.communicate()
     out, err = process.communicate(timeout=60)
 

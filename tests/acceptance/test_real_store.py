@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
 
 import pytest
 
 from tests.apparatus import Apparatus
-from tests.mlflow_store import RealStore, local_path
+from tests.mlflow_store import RealStore, Saved, local_path, release
 from tests.program import collect, decisions, gcd, report, shown
 from tests.read_back import pages, read_back
 from tests.rich_store import Rich, rich_store
+from tests.servers import Database, Keeper
 from tests.snapshot import Snapshot, mentions, without_trees
 from tests.stopper import Moment, killed
 
@@ -22,10 +24,24 @@ ON_SQLITE = pytest.mark.parametrize("server", ["sqlite"], indirect=True)
 """The one that hands the highest number of an experiment out again."""
 
 
+@pytest.fixture(scope="session")
+def made(
+    server: Keeper, schema: Database, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Rich, Saved]]:
+    """A store with something of everything, made by MLflow once, and a copy of it."""
+    folder = tmp_path_factory.mktemp("rich")
+    with server.passing():
+        rich = rich_store(RealStore(server, server.copy(schema), folder / "artifacts"))
+        yield rich, rich.store.save()
+        release(rich.store.uri)
+
+
 @pytest.fixture
-def rich(store: RealStore) -> Rich:
-    """A store with something of everything."""
-    return rich_store(store)
+def rich(made: tuple[Rich, Saved]) -> Rich:
+    """The store as it was made, whatever the test before did to it."""
+    rich, saved = made
+    rich.store.again(saved)
+    return deepcopy(rich, {id(rich.store): rich.store, id(rich.apparatus): rich.apparatus})
 
 
 def test_what_is_deleted_and_free_goes_and_all_else_stays(rich: Rich) -> None:

@@ -15,6 +15,7 @@ from tests.program import collect, command, decisions, environment, gcd, report,
 from tests.remote_artifacts import NAMES, RemoteArtifacts, collect_part_of_what_was_logged
 
 pytestmark = pytest.mark.parametrize("server", ["sqlite"], indirect=True)
+SDKS = ("boto", "google.", "azure.", "paramiko", "fsspec", "requests", "urllib3")
 ON_MOTO = pytest.mark.parametrize("objects", ["moto"], indirect=True)
 
 
@@ -166,18 +167,22 @@ def test_a_certificate_that_is_not_trusted_is_one_clear_sentence(buckets: Bucket
     assert len(reason["detail"]) < 500
 
 
-def test_a_collection_of_local_files_imports_no_sdk(store: RealStore) -> None:
+@pytest.mark.parametrize("words", ["--help", "gc --older-than 0s --yes"])
+def test_a_collection_of_local_files_imports_no_sdk(store: RealStore, words: str) -> None:
     store.delete(store.run(store.experiment("near")))
-    words = command("gc", "--older-than", "0s", "--yes", uri=store.uri)
+    uri = store.uri if words != "--help" else None
+    words_of_it = command(*words.split(), uri=uri)
     done = subprocess.run(
-        [sys.executable, "-X", "importtime", *words[1:]],
+        [sys.executable, "-X", "importtime", *words_of_it[1:]],
         env=environment(),
         capture_output=True,
         text=True,
         check=True,
     )
-    assert "gcd.artifacts.mounts" in done.stderr
-    assert "boto" not in done.stderr
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "gcd.cli" in imported
+    assert ("gcd.artifacts.mounts" in imported) is (uri is not None)
+    assert not {name for name in imported if name.startswith(SDKS)}
 
 
 @ON_MOTO

@@ -7,7 +7,6 @@ import json
 import os
 import stat
 import subprocess
-import sys
 import time
 import warnings
 import zlib
@@ -19,13 +18,12 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from click.testing import CliRunner
 
-from tests.mlflow_store import DAY, RealStore, now_ms
+from tests.mlflow_store import DAY, RealStore, now_ms, release
 from tests.program import (
     collect,
     decisions,
-    empty_folder,
-    environment,
     gcd,
     gcd_as_nobody,
     report,
@@ -49,6 +47,7 @@ from tests.whole import (
 )
 
 with warnings.catch_warnings(action="ignore"):  # MLflow's own, at import
+    from mlflow.cli import cli as mlflow_cli
     from mlflow.entities import RunStatus
     from mlflow.entities.workspace import Workspace
     from mlflow.store.jobs.sqlalchemy_store import SqlAlchemyJobStore
@@ -60,6 +59,8 @@ CYCLE = ("gc", "--older-than", "0s", "--yes")
 ONE_BY_ONE = {"GCD_PURGE__BATCH_RUNS": "1"}
 ON_ONE = pytest.mark.parametrize("server", ["sqlite"], indirect=True)
 """For what no database has a part in."""
+AT_A_LOCK = 1.5
+"""Seconds in which `gcd hold` comes to what it has to wait for, and would be through otherwise."""
 NOTHING = {"run": 0, "logged_model": 0, "experiment": 0, "trace": 0, "job": 0}
 
 
@@ -70,16 +71,7 @@ def look(store: RealStore) -> Snapshot:
 
 def hold(store: RealStore, *arguments: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
     """`gcd hold ...`, which has to end with `expect`."""
-    done = subprocess.run(
-        [sys.executable, "-m", "gcd", "hold", *arguments, "--backend-store-uri", store.uri],
-        cwd=empty_folder(),
-        env=environment(),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=False,
-    )
+    done = gcd("hold", *arguments, "--backend-store-uri", store.uri)
     assert done.returncode == expect, shown(done)
     assert "Traceback" not in done.stderr, shown(done)
     return done
@@ -231,7 +223,7 @@ def test_a_hold_waits_for_the_purge_that_is_under_way_and_is_told(
     moment = Moment("before", "commit", rf"DELETE FROM {table}\b")
     with stopped(moment, *CYCLE, uri=store.uri) as gc:
         process = holding(store, entity)
-        time.sleep(3)
+        time.sleep(AT_A_LOCK)
         assert process.poll() is None, process.communicate()
         done = resumed(gc)
         _, err = process.communicate(timeout=120)
@@ -285,7 +277,7 @@ def test_a_hold_on_an_experiment_wins_in_the_middle_of_a_purge_in_it(
     moment = Moment("before", "statement", rf"DELETE FROM {table}\b")
     with stopped(moment, *CYCLE, uri=store.uri) as gc:
         process = holding(store, made.experiment)
-        deadline = time.monotonic() + 4
+        deadline = time.monotonic() + AT_A_LOCK
         while process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.05)
         seen = there(store.database) if process.poll() is not None else None
@@ -987,17 +979,14 @@ def test_retry_parks_again_what_is_still_needed(store: RealStore) -> None:
 
 def mlflow_gc(store: RealStore, *arguments: str) -> None:
     """What users ran before."""
-    done = subprocess.run(
-        [sys.executable, "-m", "mlflow", "gc", "--backend-store-uri", store.uri, *arguments],
-        cwd=empty_folder(),
-        env={**environment(), "MLFLOW_TRACKING_URI": store.uri},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    with store.as_tracking():
+        done = CliRunner().invoke(
+            mlflow_cli,
+            ["gc", "--backend-store-uri", store.uri, *arguments],
+            env={"MLFLOW_TRACKING_URI": store.uri},
+        )
+    assert done.exit_code == 0, done.output[-3000:]
+    release(store.uri)
 
 
 def age_links(store: RealStore) -> None:

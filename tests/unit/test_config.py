@@ -16,7 +16,8 @@ from pydantic import ValidationError
 
 from gcd.config import Config, is_journal, load_config, sample, sources
 from gcd.config.render import toml_value
-from gcd.config.sections import MODELS, parse_age
+from gcd.config.sections import MODELS
+from gcd.config.values import parse_age
 from gcd.errors import ConfigError, UsageError
 
 ROOT = Path(__file__).parents[2]
@@ -138,6 +139,11 @@ KEYS: dict[str, tuple[tuple[Any, Any], tuple[str, Any], tuple[object, Any]]] = {
     "artifacts.requests": ((1, 1), ("64", 64), (2, 2)),
     "artifacts.objects_per_second": ((1, 1), ("3_000", 3000), (2, 2)),
     "purge.batch_runs": ((1, 1), ("2", 2), (3, 3)),
+    "purge.harmless": (
+        (["reports.notes", "audit"], ("reports.notes", "audit")),
+        ('["reports.notes", "audit"]', ("reports.notes", "audit")),
+        (("x",), ("x",)),
+    ),
     "purge.batch_rows": ((1000, 1000), ("1_000_000", 1_000_000), ("2000", 2000)),
     "quota.max_entities": ((1, 1), ("2", 2), (3, 3)),
     "quota.max_bytes": ((10**12, 10**12), ("1_000_000", 1_000_000), (1, 1)),
@@ -948,8 +954,32 @@ def test_a_proxy_is_the_stores_own_and_a_flag_wins() -> None:
     assert load("", asked).store().artifacts_proxy is None
 
 
+@pytest.mark.parametrize(
+    ("own", "process", "found"),
+    [
+        ("MLFLOW_TRACKING_TOKEN", ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"), ()),
+        ("AZURE_STORAGE_SAS_TOKEN", ("AZURE_STORAGE_CONNECTION_STRING",), ()),
+        (
+            "AZURE_STORAGE_SAS_TOKEN",
+            ("MLFLOW_TRACKING_TOKEN", "MLFLOW_S3_ENDPOINT_URL"),
+            ("MLFLOW_TRACKING_TOKEN", "MLFLOW_S3_ENDPOINT_URL"),
+        ),
+        (
+            "MLFLOW_TRACKING_TOKEN",
+            ("MLFLOW_TRACKING_INSECURE_TLS",),
+            ("MLFLOW_TRACKING_INSECURE_TLS",),
+        ),
+    ],
+)
+def test_a_stores_own_credentials_leave_out_the_processs_of_their_family(
+    own: str, process: tuple[str, ...], found: tuple[str, ...]
+) -> None:
+    """MLflow prefers a user to a token: half of one's and half of another's would be somebody else."""
+    text = ONE + f"environment = ['{own}=own']\n"
+    environment = load(text, dict.fromkeys((own, *process), "process")).store("lab").environment
+    assert environment == {own: "own", **dict.fromkeys(found, "process")}
+
+
 def test_mlflows_credentials_for_its_server_are_every_stores() -> None:
-    own = ONE + "environment = ['MLFLOW_TRACKING_TOKEN=own']\n"
-    process = {"MLFLOW_TRACKING_TOKEN": "process", "MLFLOW_TRACKING_USERNAME": "u"}
-    found = load(own, process).store("lab").environment
-    assert (found["MLFLOW_TRACKING_TOKEN"], found["MLFLOW_TRACKING_USERNAME"]) == ("own", "u")
+    process = {"MLFLOW_TRACKING_TOKEN": "process"}
+    assert load(ONE, process).store("lab").environment == process

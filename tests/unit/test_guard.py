@@ -499,6 +499,18 @@ def test_a_bucket_is_its_own_root() -> None:
     assert layout_root(Place("s3", "bucket", "team/1/"), "1", NOWHERE) == Place("s3", "bucket", "")
 
 
+def test_folders_on_a_server_have_the_roots_of_folders_on_a_disk() -> None:
+    def there(path: str) -> Place:
+        return Place("sftp", "me@host", path)
+
+    for path, root in (
+        ("data/mlruns/1/", "data/mlruns/"),
+        ("data/mine/", "data/mine/"),
+        ("1/", "1/"),
+    ):
+        assert layout_root(there(path), "1", NOWHERE) == there(root)
+
+
 def test_a_configured_place_in_a_bucket_is_the_root_of_what_lies_below_it() -> None:
     """What is found elsewhere in the bucket says nothing of where proxied files are."""
     assert layout_root(Place("s3", "bucket", "team/1/"), "1", IN_BUCKET) == BUCKET
