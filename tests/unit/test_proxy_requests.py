@@ -485,6 +485,8 @@ def test_credentials_may_be_in_mlflows_file(stub: Stub) -> None:
     )
     deletion(stub)
     assert stub.headers[0]["authorization"] == BASIC
+    deletion(stub, MLFLOW_TRACKING_TOKEN="t")  # somebody else than the file says
+    assert stub.headers[-1]["authorization"] == "Bearer t"
     file.write_text("no ini file")
     deletion(stub, "7/run2/artifacts/")
     assert "authorization" not in stub.headers[-1]
