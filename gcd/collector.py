@@ -157,7 +157,7 @@ class Collector:
                 d for d in members.collect if d.candidate.experiment_id not in self._blocked
             ]
             yield from self._of_entities(standing, within)
-        for part in slices(decisions, GROUP):
+        for part in slices(decisions, self.store.most_at_once(Kind.EXPERIMENT, GROUP)):
             if self.stop.is_set() or self._is_out_of_time:
                 return
             last = tuple(d for d in part if d.candidate.id not in self._blocked)
@@ -238,6 +238,7 @@ class Collector:
         unique = list({d.candidate.id: d for d in decisions}.values())
         counts = self.store.row_counts(kind, [d.candidate.id for d in unique])
         most = self.settings.batch_rows
+        many = self.store.most_at_once(kind, self.settings.batch_entities)
         batch: list[Decision] = []
         rows = 0
         for decision in unique:
@@ -245,7 +246,7 @@ class Collector:
             if size > most and self.store.splits_giants:
                 yield Step(kind, (decision,), within, is_giant=True)
                 continue
-            if batch and (len(batch) >= self.settings.batch_entities or rows + size > most):
+            if batch and (len(batch) >= many or rows + size > most):
                 yield Step(kind, tuple(batch), within)
                 batch, rows = [], 0
             batch.append(decision)
@@ -279,7 +280,7 @@ class Collector:
         by_id = {decision.candidate.id: decision for decision in step.decisions}
 
         def judged(conn: Connection, ids: Sequence[str]) -> Mapping[str, Keep]:
-            return rejudge(self.survey, conn, step.kind, by_id, ids)
+            return rejudge(self.survey, conn, step.kind, by_id, ids, is_giant=step.is_giant)
 
         self.store.check_unchanged()
         items = tuple(self._item(decision) for decision in step.decisions)
@@ -320,7 +321,7 @@ class Collector:
             kept=dict(+tally.kept),
             stuck=self.store.stuck(),
             error=error,
-            notes=self.survey.places.notes(),
+            notes=self.survey.notes(),
         )
         self.store.end_cycle(report)
         return report

@@ -1,6 +1,7 @@
 """Where recorded URIs really lie: the places of trees, and the storage roots around them.
 
-It must never write, and looks at each storage root once for one `now`.
+It must never write, and looks at each storage root once for one `now`; at one that has no identity
+once more, where the first look was for nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +15,15 @@ from gcd.artifacts.base import LearningArtifactStore
 from gcd.artifacts.registry import Registry
 from gcd.errors import BackendError, UnsafeTarget
 from gcd.model import Candidate, KeepReason, Place, Probe, Root, Target
-from gcd.planning.guard import Scope, Site, layout_root, nearest, parse_place, place_uri
+from gcd.planning.guard import (
+    PROXIED,
+    Scope,
+    Site,
+    layout_root,
+    nearest,
+    parse_place,
+    place_uri,
+)
 from gcd.planning.policy import Keep
 from gcd.store.tracking import TrackingStore
 
@@ -39,6 +48,8 @@ class Places:
         self._remembered = store.remembered_roots()
         self._sites: dict[str, Site | Keep] = {}
         self._probes: dict[Place, Probe] = {}
+        self._glanced: set[Place] = set()
+        """Roots that were looked at without looking for anything that the database names."""
         self._learned: set[str] = set()
 
     def of(self, uri: str | None) -> Place | None:
@@ -116,16 +127,23 @@ class Places:
             for target in () if isinstance(found, Keep) else found:
                 likely.setdefault(target.root, candidate)
         for place, candidate in likely.items():
-            if place not in self._probes:
+            if place not in self._probes or self._is_unproved(place):
                 backend = self.registry.open(place.scheme)
                 self._probes[place] = backend.probe(place, self._named(candidate, page))
+                self._glanced.discard(place)
         return self.store.roots({place: self._probes[place] for place in likely}, self.now)
+
+    def _is_unproved(self, root: Place) -> bool:
+        """Whether only what is found there could tell that it is the right one, and nobody looked."""
+        return root in self._glanced and self._probes[root].identity is None
 
     def _named(self, candidate: Candidate, page: Sequence[Candidate]) -> Iterator[Place]:
         """Trees that the database names and that may be where the candidate's is, likely first."""
         uris = (uri for each in page for uri in (each.uri, each.archive_uri))
         location = (candidate.location or "").rstrip("/")
         prefix = location.removesuffix("/" + candidate.experiment_id)
+        if location.startswith(f"{PROXIED}:/") and not location.startswith(f"{PROXIED}://"):
+            prefix = f"{PROXIED}:"  # all of them are in one place, whatever their workspace
         for uri in chain(uris, self.store.some_trees(prefix, NAMED_TREES)):
             place = self.of(uri)
             if place is not None:
@@ -160,6 +178,7 @@ class Places:
             if self.registry.problem(place.scheme) is None:
                 self._learn_for(place)
                 self._probes[place] = self.registry.open(place.scheme).probe(place, ())
+                self._glanced.add(place)
         return self.store.roots({place: self.probe_of(place) for place in places}, self.now)
 
 

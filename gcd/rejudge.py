@@ -24,11 +24,15 @@ def rejudge(
     kind: Kind,
     decisions: Mapping[str, Decision],
     ids: Sequence[str],
+    *,
+    is_giant: bool = False,
 ) -> dict[str, Keep]:
     """Of entities locked in a purge transaction: those that something speaks for now."""
     kept = held_now(survey, conn, decisions, ids)
     schema = survey.store.schema
-    for entity, table in read.unknown_references(conn, schema, kind, ids).items():
+    # A giant's own row goes with foreign keys off: the database lets no other row go with it.
+    also = schema.harmless if is_giant else ()
+    for entity, table in read.unknown_references(conn, schema, kind, ids, also=also).items():
         kept.setdefault(entity, Keep(KeepReason.UNKNOWN_REFERENCE, f"{table} refers to it"))
     found: Mapping[str, Keep] = {}
     if kind is Kind.RUN:

@@ -14,12 +14,10 @@ from gcd.errors import BackendError, ConfigError, UnsafeTarget
 from gcd.logs import mask
 from gcd.model import Place
 from gcd.planning.gate import Gate
-from gcd.planning.guard import Scope, parse_place
+from gcd.planning.guard import NOWHERE, Scope, parse_place, proxy_at
 from gcd.planning.policy import Policy, RunsOfLiveModels
 from gcd.planning.quota import Quota
 from gcd.survey import Selection, Settings
-
-NOWHERE = Scope(destination=None, hosts=frozenset(), roots=())
 
 
 def make_settings(config: Config, chosen: StoreConfig, selection: Selection) -> Settings:
@@ -37,6 +35,7 @@ def make_settings(config: Config, chosen: StoreConfig, selection: Selection) -> 
         hands=config.artifacts.hands,
         batch_entities=config.purge.batch_runs,
         batch_rows=config.purge.batch_rows,
+        harmless=frozenset(config.purge.harmless),
         keep_history=journal.keep_history,
         quota=Quota(
             quota.max_entities or None, quota.max_bytes or None, quota.max_duration or None
@@ -55,6 +54,7 @@ def make_options(config: Config, chosen: StoreConfig) -> Options:
         requests=config.artifacts.requests,
         objects_per_second=config.artifacts.objects_per_second or None,
         environment=chosen.environment,
+        proxy=chosen.artifacts_proxy,
         uris=tuple(filter(None, (chosen.artifacts_destination, *config.artifacts.roots))),
     )
 
@@ -81,6 +81,7 @@ def make_scope(config: Config, chosen: StoreConfig) -> Scope:
             for index, uri in enumerate(config.artifacts.roots)
             if (each := place(f"artifacts.roots[{index}]", uri))
         ),
+        proxy=proxy_at(chosen.artifacts_proxy) if chosen.artifacts_proxy else None,
     )
 
 

@@ -61,6 +61,8 @@ class Settings:
     hands: int = 8
     batch_entities: int = 500
     batch_rows: int = 50_000
+    harmless: frozenset[str] = frozenset()
+    """Tables and triggers that gcd does not know and that are no reason to keep or to refuse."""
     keep_history: timedelta = timedelta(days=90)
     quota: Quota = field(default_factory=Quota)
     max_share: float | None = None
@@ -230,6 +232,10 @@ class Survey:
         """Everything that may keep an entity or a tree, read now."""
         pairs = ((hold, self.places.of(hold.uri)) for hold in self.store.holds())
         return HoldIndex.build(pairs, self.now)
+
+    def notes(self) -> tuple[str, ...]:
+        """What people should know of the store and of the roots that were looked at."""
+        return (*self.store.schema.notes(), *self.places.notes())
 
     # -- deciding --------------------------------------------------------------------------------
 

@@ -6,12 +6,13 @@ It must never settle an entry, and never let one that fails keep another from be
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
-from itertools import chain, islice
+from itertools import islice
 from threading import Lock
 
 from gcd.artifacts.base import ArtifactStore, BulkArtifactStore, Deleted, Deletion, Order
@@ -61,15 +62,21 @@ def sweep(
         done: list[Outcome] = []
         single, bulk = state.parted(entries)
         one_by_one = _many_at_once(pool, state.outcome, single, hands * AHEAD)
-        together = (state.in_bulk(store, each) for store, each in bulk)
-        for outcome in chain(one_by_one, chain.from_iterable(together)):
-            done.append(outcome)
-            if len(done) >= GROUP:
-                yield from state.flushed(done)
-                done = []
+        with closing(_in_turn(one_by_one, *(state.in_bulk(*each) for each in bulk))) as outcomes:
+            for outcome in outcomes:
+                done.append(outcome)
+                if len(done) >= GROUP:
+                    yield from state.flushed(done)
+                    done = []
         yield from state.flushed(done)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _in_turn(*parts: Iterator[Outcome]) -> Generator[Outcome, None, None]:
+    """One after the other; closing it closes the one whose turn it is."""
+    for part in parts:
+        yield from part
 
 
 def _many_at_once(

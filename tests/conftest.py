@@ -119,7 +119,7 @@ def store(server: Keeper, database: Database, tmp_path: Path) -> Iterator[RealSt
     release(database.uri)
 
 
-@pytest.fixture(scope="session", params=("moto", "seaweedfs"))
+@pytest.fixture(scope="session", params=("moto", "seaweedfs", "radosgw"))
 def objects(request: pytest.FixtureRequest) -> Iterator[ObjectServer]:
     """Each object server in turn."""
     from tests.object_servers import SERVERS

@@ -23,6 +23,7 @@ from tests.servers import Database, Keeper
 with warnings.catch_warnings(action="ignore"):  # MLflow's own, at import
     import alembic.command
     import mlflow
+    from alembic.script import ScriptDirectory
     from mlflow.entities import (
         AssessmentSource,
         Dataset,
@@ -83,8 +84,19 @@ def make_old_schema(database: Database, revision: str) -> Database:
     FirstTables.metadata.create_all(engine)
     engine.dispose()
     if revision != "base":
-        alembic.command.upgrade(_get_alembic_config(database.uri), revision)
+        upgrade(database, revision)
     return database
+
+
+def upgrade(database: Database, revision: str) -> None:
+    """MLflow's migrations up to a revision, as by `mlflow db upgrade`."""
+    alembic.command.upgrade(_get_alembic_config(database.uri), revision)
+
+
+def revisions() -> list[str]:
+    """Every revision that the installed MLflow ships, oldest first."""
+    script = ScriptDirectory.from_config(_get_alembic_config("sqlite://"))
+    return [each.revision for each in script.walk_revisions()][::-1]
 
 
 def local_path(uri: str) -> Path:

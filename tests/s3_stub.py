@@ -6,6 +6,7 @@ It must never rewrite a key: what is put is what is listed.
 from __future__ import annotations
 
 import socket
+import ssl
 import struct
 import threading
 from collections import deque
@@ -14,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 from xml.etree import ElementTree
@@ -22,7 +24,13 @@ from xml.sax.saxutils import escape
 HEAD = '<?xml version="1.0" encoding="UTF-8"?>\n'
 PAGE = 7
 """Keys in a page of a listing, however many are asked for: most trees have several."""
-STATUS = {"SlowDown": 503, "TooManyRequests": 429, "InternalError": 500, "AccessDenied": 403}
+STATUS = {
+    "PermanentRedirect": 301,
+    "SlowDown": 503,
+    "TooManyRequests": 429,
+    "InternalError": 500,
+    "AccessDenied": 403,
+}
 
 
 @dataclass(frozen=True)
@@ -31,6 +39,7 @@ class Fault:
 
     how: str
     """refuse, reset (before), broken (done, then reset), half, garbage, nothing_tells, endless, count,
+    backwards (the order of keys), deaf (to where to start), skip (keys with `part`, when told where to start),
     deny (keys with `part`), poison (a request with such a key), omit (every second key is neither deleted nor told), lie (told, not deleted),
     silent (deleted, not told)."""
     code: str = ""
@@ -49,6 +58,10 @@ class Stub:
     lock: threading.Lock = field(default_factory=threading.Lock)
     owners: set[str | None] = field(default_factory=set)
     """Whose the bucket must be, as the requests say."""
+    through_sdk: set[str] = field(default_factory=set)
+    """The operations that the SDK itself asked for."""
+    keys_in_use: set[str] = field(default_factory=set)
+    """The access keys that requests were signed with."""
     url: str = ""
 
     def fault(self, operation: str) -> Fault | None:
@@ -102,6 +115,10 @@ class Handler(BaseHTTPRequestHandler):
         bucket, _, key = parts.path[1:].partition("/")
         operation = operation_of(self.command, query)
         self.stub.owners.add(self.headers.get("x-amz-expected-bucket-owner"))
+        signature = self.headers.get("Authorization", "")
+        self.stub.keys_in_use.add(signature.partition("Credential=")[2].partition("/")[0])
+        if self.headers.get("amz-sdk-invocation-id"):
+            self.stub.through_sdk.add(operation)
         fault = self.stub.fault(operation)
         if fault and fault.how == "refuse":
             self.stub.seen.append((operation, 0))
@@ -202,8 +219,14 @@ def listing(keys: dict[str, bytes], query: dict[str, str], fault: Fault | None) 
         return Reply(200, "not even XML")
     prefix = query.get("prefix", "")
     found = sorted(key for key in dict(keys) if key.startswith(prefix))
-    after = unquote(query.get("continuation-token", ""))
+    after = unquote(query.get("continuation-token", "")) or query.get("start-after", "")
+    if how == "deaf":
+        after = unquote(query.get("continuation-token", ""))
     found = [key for key in found if key > after or how == "endless"]
+    if fault and how == "skip" and "start-after" in query:
+        found = [key for key in found if fault.part not in key]
+    if how == "backwards":
+        found = found[: min(PAGE, int(query.get("max-keys") or PAGE))][::-1]
     page = found[: min(PAGE, int(query.get("max-keys") or PAGE))]
     is_cut = len(page) < len(found) or how == "endless"
     more = f"<IsTruncated>{str(is_cut).lower()}</IsTruncated>"
@@ -268,11 +291,16 @@ class Quiet(ThreadingHTTPServer):
 
 
 @contextmanager
-def stub_server() -> Iterator[Stub]:
-    """A stub at a free port of the loop-back."""
+def stub_server(certificate: Path | None = None) -> Iterator[Stub]:
+    """A stub at a free port of the loop-back; over TLS with a file of a certificate and its key."""
     stub = Stub()
     server = Quiet(("127.0.0.1", 0), type("Own", (Handler,), {"stub": stub}))
-    stub.url = f"http://127.0.0.1:{server.server_address[1]}"
+    scheme = "http"
+    if certificate is not None:
+        scheme, context = "https", ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+    stub.url = f"{scheme}://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:

@@ -93,6 +93,8 @@ class World:
             return {}
         if isinstance(column.type, sa.Boolean):
             return False
+        if isinstance(column.type, sa.LargeBinary):
+            return b"x"
         if isinstance(column.type, sa.Date):
             return sa.func.current_date()
         if isinstance(column.type, sa.Integer | sa.Numeric | sa.Float):
@@ -587,6 +589,116 @@ def wrong_copies(world: World) -> None:
         own = {"scorer_id": f"scorer-{word}", "experiment_id": number}
         ident = f"osc wrong {word}"
         world.add("online_scoring_configs", fate, online_scoring_config_id=ident, **own)
+
+
+# -- every table ----------------------------------------------------------------------------------------
+
+
+def crowd(world: World) -> None:
+    """What is deleted and has to stay, and a row in every table that has none yet."""
+    for part in (registered, restored, unstaged, of_tomorrow, guarding, of_another_team):
+        part(world)
+    world.write()
+    strangers(world)
+    world.write()
+
+
+def experiment(
+    world: World, fate: Mapping[str, Any], number: int, stage: str | None, **more: Any
+) -> None:
+    """An experiment with a tag."""
+    uri = (world.place / str(number)).as_uri()
+    values = {"artifact_location": uri, "lifecycle_stage": stage, "last_update_time": LONG_AGO}
+    name = f"experiment {number}"
+    world.add("experiments", fate, experiment_id=number, name=name, **values, **more)
+    world.add("experiment_tags", fate, key="team", value="red", experiment_id=number)
+
+
+def run(
+    world: World, fate: Mapping[str, Any], ident: str, number: int, stage: str | None, **more: Any
+) -> str:
+    """A run with a parameter and files; its artifact URI."""
+    uri = tree(world, fate, str(number), ident)
+    stamp = {"deleted_time": LONG_AGO if stage == "deleted" else None, **more}
+    values = {"artifact_uri": uri, "status": "FINISHED", "lifecycle_stage": stage, **stamp}
+    world.add("runs", fate, run_uuid=ident, experiment_id=number, **values)
+    world.add("params", fate, run_uuid=ident, key="lr", value="1")
+    return uri
+
+
+def registered(world: World) -> None:
+    """A deleted run and a deleted logged model that model versions are made of."""
+    if world.has("model_versions"):
+        ident = text("5a")
+        uri = run(world, STAYS, ident, LIVE, "deleted")
+        own = {"current_stage": "Archived", "run_id": ident, "source": f"{uri}/model"}
+        world.add("model_versions", STAYS, name="m", version=4, **own)
+    if world.has("logged_models"):
+        model = "m-" + text("5b")
+        own = {"artifact_location": tree(world, STAYS, str(LIVE), "models", model), "name": "kept"}
+        own |= {"lifecycle_stage": "deleted", "last_updated_timestamp_ms": LONG_AGO}
+        world.add("logged_models", STAYS, model_id=model, experiment_id=LIVE, **own)
+        own = {"current_stage": "None", "run_id": LIVE_RUN, "source": f"models:/{model}"}
+        world.add("model_versions", STAYS, name="m", version=5, **own)
+
+
+def restored(world: World) -> None:
+    """A deleted experiment in which a run was restored; the other one goes."""
+    experiment(world, STAYS, 105, "deleted")
+    run(world, STAYS, text("5c"), 105, "active")
+    run(world, GOES, text("5d"), 105, "deleted")
+
+
+def unstaged(world: World) -> None:
+    """Without a stage nothing is deleted."""
+    experiment(world, STAYS, 106, None)
+    run(world, STAYS, text("5e"), 106, None)
+
+
+def of_tomorrow(world: World) -> None:
+    """A run that was deleted after the present."""
+    if "deleted_time" in world.meta.tables["runs"].columns:
+        run(world, STAYS, text("5f"), LIVE, "deleted", deleted_time=32_503_680_000_000)
+
+
+def guarding(world: World) -> None:
+    """A deleted experiment whose scorer guards an endpoint."""
+    if not world.has("guardrails"):
+        return
+    experiment(world, STAYS, 107, "deleted")
+    own = {"scorer_id": "scorer that guards"}
+    world.add("scorers", STAYS, experiment_id=107, scorer_name="guard", **own)
+    world.add("scorer_versions", STAYS, scorer_version=1, **own)
+    own |= {"scorer_version": 1, "stage": "BEFORE", "action": "VALIDATION"}
+    world.add("guardrails", STAYS, guardrail_id="gr", **own)
+    world.add("guardrail_configs", STAYS, endpoint_id="e-live", guardrail_id="gr")
+
+
+def of_another_team(world: World) -> None:
+    """A deleted experiment of another workspace, which nobody asked for."""
+    if world.has("workspaces"):
+        world.add("workspaces", STAYS, name="team-b")
+        experiment(world, STAYS, 108, "deleted", workspace="team-b")
+
+
+def strangers(world: World) -> None:
+    """A row in each table that has nothing to do with what is deleted."""
+    filled_tables = {name for name, _, _ in world.fates} | {"alembic_version"}
+    for table in world.meta.sorted_tables:
+        if table.name in filled_tables or table.name.startswith("alembic_gcd_"):
+            continue
+        world.add(table.name, STAYS, **parents_of(world, table))
+
+
+def parents_of(world: World, table: sa.Table) -> dict[str, Any]:
+    """The foreign keys of a row that refers to rows that stay."""
+    found: dict[str, Any] = {}
+    for constraint in table.foreign_key_constraints:
+        parent = world.rows(constraint.referred_table.name, lives=True)[0]
+        for element in constraint.elements:
+            if element.column.name in parent:  # or both take the same default
+                found[element.parent.name] = parent[element.column.name]
+    return found
 
 
 # -- for those that look at it -------------------------------------------------------------------------

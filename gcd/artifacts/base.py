@@ -58,6 +58,8 @@ class Options:
     """The most objects deleted in a second in one bucket, None for no ceiling."""
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Variables that this MLflow store has for itself, credentials among them, over the process's."""
+    proxy: str | None = None
+    """The MLflow server that may be asked to delete what it keeps; None where nobody asked for that."""
     uris: tuple[str, ...] = field(default=(), repr=False)
     """The URIs of the configuration as they are written, passwords among them."""
 

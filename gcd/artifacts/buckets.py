@@ -67,6 +67,8 @@ class Bucket(ABC):
         self.pace = pace
         self.takes_one_by_one = False
         """Whether the store knows no deletion of many keys."""
+        self.walks = False
+        """Whether keys of many trees are looked for with one listing, by `page_after`."""
 
     # -- what a backend supplies -------------------------------------------------------------------
 
@@ -104,6 +106,14 @@ class Bucket(ABC):
 
     def clear_unseen(self, trees: Sequence[Tree]) -> None:  # noqa: B027 - most stores hide nothing
         """Remove what the trees hold that is in no listing of objects, such as unfinished uploads."""
+
+    def page_after(self, prefix: str, key: str) -> tuple[list[Item], bool]:
+        """A page of what is below a prefix and behind a key, and whether more is behind it.
+
+        Asked only where `walks` is set, by a store that lists in the order of its keys' bytes.
+        Raises an ArtifactError.
+        """
+        raise NotImplementedError
 
     @property
     def keeps(self) -> str | None:

@@ -6,28 +6,38 @@ a tree deleted that does not list empty.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from threading import Semaphore
+from queue import SimpleQueue
+from threading import Lock, Semaphore
 
+from gcd.artifacts import cursor
 from gcd.artifacts.base import Deletion, Order
-from gcd.artifacts.buckets import ATTEMPTS, Bucket, Denied, Item, NotOffered, Refused
+from gcd.artifacts.batches import send
+from gcd.artifacts.buckets import Bucket, Item
 from gcd.artifacts.tree import Packer, Piece, Tree
-from gcd.errors import ArtifactError, PermanentArtifactError, TransientArtifactError
+from gcd.errors import ArtifactError
 
-Request = Callable[[Bucket, list[Piece]], Mapping[Item, ArtifactError]]
+Search = Callable[[Sequence[Tree], Callable[[Tree], None]], None]
+"""Looks for keys of trees, and says of each when it is through with it."""
 
 GROUP = 500
-"""Trees that are worked on together: bounds memory."""
-SHARED_ROUNDS = 2
-"""How often keys of several trees share requests."""
-ROUNDS = 5
+"""Trees that are taken on together. While half of twice as many are left, the next ones come:
+bounds memory, and leaves no hand idle."""
+SHARED_LISTINGS = 2
+"""For how many of its listings a tree's keys share requests with those of others."""
+LISTINGS = 5
 """How often a tree is listed and what is left of it deleted, before it is given up for now."""
 
 
 class BulkDeletion:
-    """Deletes trees in groups, with so many hands for listing and as many for deleting."""
+    """Deletes trees with so many hands for listing and as many for deleting.
+
+    A tree goes its own way: found, deleted, listed again once all its keys are answered for. One
+    that met trouble waits until no other is under way, and none is taken on before it is done.
+    """
 
     def __init__(
         self, bucket_of: Callable[[Order], Bucket], hands: int, *, all_versions: bool
@@ -35,174 +45,208 @@ class BulkDeletion:
         self.bucket_of = bucket_of
         self.hands = hands
         self.all_versions = all_versions
+        self._ready: SimpleQueue[Tree | None] = SimpleQueue()
+        """Trees that nothing is under way for; None for each search that has ended."""
+        self._searches = 0
+        """Searches that have not ended, as the thread knows that takes from the queue."""
+        self._packers: dict[Bucket | Tree, Packer] = {}
+        self._lock = Lock()
         self._room = Semaphore(2 * hands)
         """Requests that are packed and not answered: who lists waits for room."""
+        self._is_closing = False
+        self._listing = ThreadPoolExecutor(hands, thread_name_prefix="gcd-list")
+        self._deleting = ThreadPoolExecutor(hands, thread_name_prefix="gcd-delete")
 
     def run(self, orders: Iterable[Order]) -> Iterator[Deletion]:
-        """A deletion for each order, group by group."""
+        """A deletion for each order, as they come."""
         waiting = iter(orders)
-        while group := list(islice(waiting, GROUP)):
-            yield from self._group(group)
+        is_more = True
+        left = 0
+        troubled: list[Tree] = []
+        try:
+            while True:
+                if is_more and left <= GROUP and not troubled:
+                    group = list(islice(waiting, GROUP))
+                    is_more = bool(group)
+                    trees, ended = self._opened(group)
+                    left += len(trees)
+                    self._look_for(trees)
+                    yield from ended
+                elif not left:
+                    return
+                elif left == len(troubled):
+                    self._try_again(troubled)
+                    troubled = []
+                elif tree := self._next():
+                    if tree.is_open and tree.listings < LISTINGS:
+                        if tree.trouble is not None:
+                            troubled.append(tree)
+                        else:
+                            self._search(self._empty, tree)
+                        continue
+                    left -= 1
+                    self._packers.pop(tree, None)
+                    yield Deletion(tree.order, tree.result())
+        finally:
+            self._close()
 
-    def _group(self, orders: Sequence[Order]) -> list[Deletion]:
+    def _close(self) -> None:
+        """Wait for the requests in hand; what is only packed is not sent."""
+        self._is_closing = True
+        self._listing.shutdown(wait=True, cancel_futures=True)
+        self._deleting.shutdown(wait=True, cancel_futures=True)
+
+    # -- who is next -------------------------------------------------------------------------------
+
+    def _opened(self, orders: Sequence[Order]) -> tuple[list[Tree], list[Deletion]]:
+        """Trees for orders, rid of what is in no listing, and how the rest of the orders ended."""
         trees: list[Tree] = []
-        refused: list[Deletion] = []
+        ended: list[Deletion] = []
         for order in orders:
             try:
                 trees.append(Tree(order, self.bucket_of(order)))
             except Exception as error:  # one order's trouble is not another's
-                refused.append(Deletion(order, error))
+                ended.append(Deletion(order, error))
         for bucket in dict.fromkeys(tree.bucket for tree in trees):
             bucket.clear_unseen([tree for tree in trees if tree.bucket is bucket])
-        with (
-            ThreadPoolExecutor(self.hands, thread_name_prefix="gcd-list") as listing,
-            ThreadPoolExecutor(self.hands, thread_name_prefix="gcd-delete") as deleting,
-        ):
-            for number in range(ROUNDS):
-                if not self._round(number, trees, listing, deleting):
-                    break
-        return [*refused, *(Deletion(tree.order, tree.result()) for tree in trees)]
+        ended += (Deletion(tree.order, tree.result()) for tree in trees if not tree.is_open)
+        return [tree for tree in trees if tree.is_open], ended
 
-    def _round(
-        self,
-        number: int,
-        trees: Sequence[Tree],
-        listing: ThreadPoolExecutor,
-        deleting: ThreadPoolExecutor,
-    ) -> bool:
-        """List the trees that are not known to be gone, and delete what is listed; False if none is.
+    def _look_for(self, trees: Sequence[Tree]) -> None:
+        """Look for the keys of trees, of many with one listing where that is worth it."""
+        together, alone = cursor.side_by_side([] if self.all_versions else trees)
+        for row in together:
+            self._search(self._walk, *row)
+        for tree in trees if self.all_versions else alone:
+            self._search(self._empty, tree)
 
-        The round after the last deletion is what shows that a tree is gone.
+    def _try_again(self, trees: Sequence[Tree]) -> None:
+        """Wait, and list the trees that met trouble."""
+        for bucket in {tree.bucket for tree in trees}:
+            bucket.pace.pause(max(tree.listings for tree in trees if tree.bucket is bucket))
+        for tree in trees:
+            self._search(self._empty, tree)
+
+    def _next(self) -> Tree | None:
+        """The next tree that nothing is under way for; None if the end of a search is all there is.
+
+        Where nobody looks for keys any more, those that wait for company are sent without.
         """
-        left = [tree for tree in trees if tree.is_open]
-        for bucket in {tree.bucket for tree in left if tree.trouble is not None}:
-            bucket.pace.pause(number)
-        # What fails again and again may be one tree's fault: in the end each is by itself.
-        together = {tree: tree.bucket if number < SHARED_ROUNDS else tree for tree in left}
-        packers = {owner: Packer(tree.bucket.batch) for tree, owner in together.items()}
+        if self._searches == 0 and self._ready.empty():
+            for owner, packer in list(self._packers.items()):
+                bucket = owner.bucket if isinstance(owner, Tree) else owner
+                self._send(bucket, packer.rest())
+        tree = self._ready.get()
+        if tree is None:
+            self._searches -= 1
+        return tree
 
-        def send(bucket: Bucket, batch: list[Piece]) -> None:
-            self._room.acquire()
-            deleting.submit(self._send, bucket, batch)
+    # -- looking for keys --------------------------------------------------------------------------
 
-        def empty(tree: Tree) -> None:
+    def _search(self, look: Search, *trees: Tree) -> None:
+        """Hand out a search for the keys of trees."""
+
+        def work() -> None:
+            left = dict.fromkeys(trees)
+
+            def passed(tree: Tree) -> None:
+                if left.pop(tree, tree) is None:
+                    self._answered(tree, 1)
+
+            try:
+                look(trees, passed)
+            except Exception as error:  # a hand outlives whatever is raised
+                for tree in left:
+                    tree.give_up(error)
+            finally:
+                for tree in list(left):
+                    passed(tree)
+                self._ready.put(None)
+
+        self._searches += 1
+        for tree in trees:
+            tree.unanswered += 1
+        self._listing.submit(work)
+
+    def _empty(self, trees: Sequence[Tree], passed: Callable[[Tree], None]) -> None:
+        """Delete what the own prefixes of trees list."""
+        for tree in trees:
             for page in self._listed(tree):
-                for batch in packers[together[tree]].add(tree, page):
-                    send(tree.bucket, batch)
+                self._pack(tree, page)
+            if tree in self._packers:
+                self._send(tree.bucket, self._packers[tree].rest())
+            passed(tree)
 
-        list(listing.map(empty, left))
-        for packer in packers.values():
-            if rest := packer.rest():
-                send(rest[0][0].bucket, rest)
-        for _ in range(2 * self.hands):  # all room is free once all requests are answered
-            self._room.acquire()
-        self._room.release(2 * self.hands)
-        return bool(left)
+    def _walk(self, trees: Sequence[Tree], passed: Callable[[Tree], None]) -> None:
+        """Delete what is found of trees that lie side by side; none of them is gone by that."""
+
+        def behind(tree: Tree) -> None:
+            tree.is_walked = True
+            passed(tree)
+
+        try:
+            for tree, items in cursor.walk(trees, behind, lambda: not self._is_closing):
+                tree.count(items)
+                self._pack(tree, items)
+        except ArtifactError:
+            pass  # each tree is listed by itself next, and meets it there
 
     def _listed(self, tree: Tree) -> Iterator[list[Item]]:
         """The pages of a tree, counted; one without any is gone, one that fails is given up."""
+        if tree.listings == 0 and tree.usage.objects and tree.trouble is not None:
+            tree.is_counted = True  # what a walk found of it is still there
         tree.trouble = None
+        tree.listings += 1
         is_empty = True
         try:
             for page in tree.bucket.pages(tree.prefix, all_versions=self.all_versions):
                 is_empty = is_empty and not page
                 if not tree.is_counted:
                     tree.count(page)
-                if tree.is_forbidden:
+                if tree.is_forbidden or self._is_closing:
                     return
                 yield page
         except Exception as error:  # a hand outlives whatever the library raises
             tree.give_up(error)
             return
+        if tree.is_walked and not is_empty and not tree.is_counted:
+            tree.bucket.walks = False  # a walk missed something: the store has another order
         tree.is_counted = True
         tree.is_gone = is_empty
 
     # -- deleting ----------------------------------------------------------------------------------
 
+    def _pack(self, tree: Tree, items: Sequence[Item]) -> None:
+        """Send what fills requests, with others' keys at first; later each tree is by itself.
+
+        What fails again and again may be one tree's fault.
+        """
+        owner = tree.bucket if tree.listings <= SHARED_LISTINGS else tree
+        with self._lock:
+            tree.unanswered += len(items)
+            packer = self._packers.setdefault(owner, Packer(tree.bucket.batch))
+        for batch in packer.add(tree, items):
+            self._send(tree.bucket, batch)
+
     def _send(self, bucket: Bucket, batch: list[Piece]) -> None:
-        """Delete a batch; whatever is raised is a reason to look again."""
+        """Hand out a request, when there is room for it."""
+        if batch:
+            self._room.acquire()
+            self._deleting.submit(self._delete, bucket, batch)
+
+    def _delete(self, bucket: Bucket, batch: list[Piece]) -> None:
         try:
-            many = [piece for piece in batch if bucket.takes_together(piece[1])]
-            one_by_one = [piece for piece in batch if not bucket.takes_together(piece[1])]
-            try:
-                self._delete(bucket, many, self._many)
-            except Denied:
-                for tree in dict.fromkeys(tree for tree, _ in many):
-                    self._alone(bucket, [piece for piece in many if piece[0] is tree], self._many)
-            except PermanentArtifactError as error:
-                bucket.takes_one_by_one |= isinstance(error, NotOffered)
-                one_by_one = batch
-            for piece in one_by_one:
-                self._alone(bucket, [piece], self._one)
-        except Exception as error:  # a hand outlives whatever the library raises
-            for tree in {tree for tree, _ in batch}:
-                tree.trouble = error
+            if not self._is_closing:
+                send(bucket, batch)
         finally:
             self._room.release()
+            for tree, keys in Counter(tree for tree, _ in batch).items():
+                self._answered(tree, keys)
 
-    def _alone(
-        self,
-        bucket: Bucket,
-        pieces: list[Piece],
-        request: Request,
-    ) -> None:
-        """Delete what is one tree's, so that a refusal is that tree's and no other's."""
-        try:
-            self._delete(bucket, pieces, request)
-        except PermanentArtifactError as error:
-            for tree in {tree for tree, _ in pieces}:
-                tree.give_up(error)
-
-    def _delete(
-        self,
-        bucket: Bucket,
-        pieces: list[Piece],
-        request: Request,
-    ) -> None:
-        """Send one request when its turn comes, permits asked before it; again while it is refused.
-
-        A request of which it is not known what it did is not sent again: the next listing tells.
-        """
-        for attempt in range(1, ATTEMPTS + 1):
-            if not pieces:
-                return
-            bucket.pace.check()
-            bucket.pace.admit(len(pieces))
-            try:
-                with bucket.slots:
-                    concerned = {tree for tree, _ in pieces}
-                    permitted = {tree for tree in concerned if tree.is_permitted()}
-                    pieces = [piece for piece in pieces if piece[0] in permitted]
-                    failed = request(bucket, pieces) if pieces else {}
-                break
-            except Refused as error:
-                if attempt < ATTEMPTS:
-                    bucket.pace.pause(attempt)
-                    continue
-                for tree in permitted:
-                    tree.give_up(error)
-                return
-        for tree, item in pieces:
-            if item in failed:
-                self._note(bucket, tree, item, failed[item])
-
-    @staticmethod
-    def _many(bucket: Bucket, pieces: list[Piece]) -> Mapping[Item, ArtifactError]:
-        return bucket.delete([item for _, item in pieces])
-
-    @staticmethod
-    def _one(bucket: Bucket, pieces: list[Piece]) -> Mapping[Item, ArtifactError]:
-        for _, item in pieces:
-            if error := bucket.delete_one(item):
-                return {item: error}
-        return {}
-
-    @staticmethod
-    def _note(bucket: Bucket, tree: Tree, item: Item, error: ArtifactError) -> None:
-        """Take down what the store said of one key."""
-        if isinstance(error, Refused):
-            bucket.pace.throttled()
-        if isinstance(error, TransientArtifactError):
-            tree.trouble = error
-        else:
-            tree.give_up(bucket.explained(item, error))
+    def _answered(self, tree: Tree, keys: int) -> None:
+        """So many keys are answered for; the tree is ready if nothing is under way for it now."""
+        with self._lock:
+            tree.unanswered -= keys
+            is_ready = tree.unanswered == 0
+        if is_ready:
+            self._ready.put(tree)

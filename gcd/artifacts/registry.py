@@ -35,6 +35,7 @@ BUILTIN: Mapping[str, Backend] = {
         ("wasb", "wasbs", "abfs", "abfss"),
         Backend("gcd.artifacts.azure:AzureArtifactStore", "azure", "gcd"),
     ),
+    "mlflow-artifacts": Backend("gcd.artifacts.proxy:ProxyArtifactStore", "proxy", "gcd"),
     "ftp": Backend("gcd.artifacts.ftp:FtpArtifactStore", None, "gcd"),
     **dict.fromkeys(
         ("hdfs", "viewfs"),

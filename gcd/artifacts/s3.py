@@ -14,6 +14,7 @@ from gcd.artifacts.s3_bucket import S3Bucket
 from gcd.artifacts.s3_errors import FOREIGN
 from gcd.artifacts.s3_inspect import remarks
 from gcd.artifacts.s3_session import Session, address_of, endpoint_name
+from gcd.artifacts.s3_wire import Wire
 from gcd.errors import TransientArtifactError
 from gcd.model import Place
 
@@ -44,6 +45,7 @@ class S3ArtifactStore(ObjectArtifactStore[S3Bucket]):
             owner=self.session.owner,
             slots=self.slots,
             pace=pace,
+            wire=Wire(client, self.session.credentials(), self.session.trust),
         )
 
     def inspect(self, root: Place) -> Iterator[Remark]:

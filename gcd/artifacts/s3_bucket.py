@@ -16,6 +16,7 @@ from gcd.artifacts.buckets import Bucket, Denied, Item, NotOffered
 from gcd.artifacts.pace import Pace
 from gcd.artifacts.s3_errors import FOREIGN, GONE, code_of, of_code, translated
 from gcd.artifacts.s3_uploads import abort_uploads
+from gcd.artifacts.s3_wire import Wire
 from gcd.artifacts.tree import Tree
 from gcd.errors import (
     ArtifactError,
@@ -68,10 +69,11 @@ class S3Bucket(Bucket):
         owner: Mapping[str, str],
         slots: Semaphore,
         pace: Pace,
+        wire: Wire,
     ) -> None:
         super().__init__(name, identity, slots=slots, pace=pace)
-        self.tells_uploads = True
-        self._client = client
+        self.tells_uploads = self.walks = True
+        self._client, self._wire = client, wire
         self._fixed = {"Bucket": name, **owner}
         self._versioning: str | None = None
         self._lock = Lock()
@@ -88,7 +90,9 @@ class S3Bucket(Bucket):
 
     def _call(self, operation: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
         try:
-            reply = dict(getattr(self._client, operation)(**self._fixed, **parameters))
+            reply = self._wire.call(operation, parameters)
+            if reply is None:
+                reply = dict(getattr(self._client, operation)(**self._fixed, **parameters))
         except FOREIGN as error:
             raise translated(error, f"bucket {self.name}", ACTIONS[operation]) from error
         if operation in LISTINGS:
@@ -120,6 +124,12 @@ class S3Bucket(Bucket):
                 return
             token = reply.get("NextContinuationToken")
             more = self._progress(more, {"ContinuationToken": token})
+
+    def page_after(self, prefix: str, key: str) -> tuple[list[Item], bool]:
+        """A page of what is below a prefix and behind a key, and whether more is behind it."""
+        reply = self.ask("list_objects_v2", Prefix=prefix, StartAfter=key)
+        found = [self._item(each, prefix) for each in reply.get("Contents", ())]
+        return found, bool(reply["IsTruncated"])
 
     def _version_pages(self, prefix: str, **size: int) -> Iterator[list[Item]]:
         more: dict[str, str] = {}

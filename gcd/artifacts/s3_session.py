@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import ssl
 from base64 import b64encode
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ import botocore.session
 from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError
+from botocore.httpsession import create_urllib3_context, get_cert_path
 
 from gcd.errors import BackendError, UnsafeTarget
 from gcd.model import Place
@@ -76,7 +78,7 @@ class Session:
         if unknown:
             hint = "set it for the process, or name a profile by AWS_PROFILE"
             raise BackendError(f"a store cannot have {', '.join(unknown)} for itself", hint=hint)
-        inner = botocore.session.Session()
+        inner = self._inner = botocore.session.Session()
         for name, setting in SETTINGS.items():
             if environment.get(name):
                 inner.set_config_variable(setting, environment[name])
@@ -115,6 +117,24 @@ class Session:
         """Where the credentials come from, in botocore's word; None if there are none."""
         found = self.session.get_credentials()
         return None if found is None else str(found.method)
+
+    def credentials(self) -> Any:
+        """The credentials that clients use, which renew themselves; None without any."""
+        try:
+            return self.session.get_credentials()
+        except BotoCoreError:  # the client tells it better, once it needs them
+            return None
+
+    def trust(self) -> ssl.SSLContext:
+        """Whose certificates are believed, as a client of this session believes them."""
+        context: ssl.SSLContext = create_urllib3_context()
+        if self.checks_tls:
+            bundle = self._inner.get_config_variable("ca_bundle") or True
+            context.load_verify_locations(get_cert_path(bundle))
+        else:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        return context
 
     def client(self, address: Address) -> Any:
         """A client for the endpoint of an address. It never tries again by itself: gcd does."""

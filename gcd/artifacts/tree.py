@@ -32,6 +32,12 @@ class Tree:
     """Why it is given up."""
     trouble: Exception | None = None
     """Why something of it may be left."""
+    is_walked: bool = False
+    """Whether its keys were looked for together with those of others."""
+    listings: int = 0
+    """How often its own prefix was listed."""
+    unanswered: int = 0
+    """Keys that are found and not answered for, and one more while it is looked through."""
 
     @property
     def prefix(self) -> str:

@@ -26,8 +26,7 @@ from gcd.errors import ArtifactError, BackendError, UsageError
 from gcd.logs import mask
 from gcd.model import Place
 from gcd.planning.gate import check_root
-from gcd.planning.guard import parse_place, place_uri
-from gcd.settings import NOWHERE
+from gcd.planning.guard import place_uri, written_place
 from gcd.store.checkup import Finding, Grade, examine
 
 STYLES = {Grade.OK: "green", Grade.NOTE: "cyan", Grade.WARNING: "yellow", Grade.FAILURE: "red"}
@@ -107,7 +106,7 @@ def remarks(session: Session, root: Place) -> Iterator[Finding]:
 def accept(session: Session, uri: str) -> None:
     """Remember a root as the right one, as it is now; its failures are forgiven."""
     try:
-        place = parse_place(uri, NOWHERE)
+        place = written_place(uri)
         backend = session.registry.open(place.scheme)
         if isinstance(backend, LearningArtifactStore):
             backend.learn(uri)

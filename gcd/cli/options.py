@@ -37,6 +37,12 @@ def store_options(command: Command) -> Command:
                 "is mapped onto it, no server needed (also $MLFLOW_ARTIFACTS_DESTINATION).",
             ),
             click.option(
+                "--artifacts-proxy",
+                metavar="URL",
+                help="The tracking server itself: it is asked over HTTP to delete what it proxies. A "
+                "last resort, for where no destination is given.",
+            ),
+            click.option(
                 "--tracking-uri",
                 metavar="URI",
                 help="Taken as the store where it names a database (also $MLFLOW_TRACKING_URI); "
@@ -159,6 +165,7 @@ def overrides(options: dict[str, Any]) -> dict[str, object]:
     for name in (
         "backend_store_uri",
         "artifacts_destination",
+        "artifacts_proxy",
         "tracking_uri",
         "registry_store_uri",
         "workspace",

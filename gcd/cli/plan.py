@@ -63,7 +63,7 @@ def planned(survey: Survey, summary: Summary, named: Named, *, sizes: bool) -> I
         summary.add(page, row_count(survey, page), usage)
         summary.feeding_both += survey.feeding_both(page)
         named.note(page)
-        summary.notes = survey.places.notes()
+        summary.notes = survey.notes()
         yield page
 
 

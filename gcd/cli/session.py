@@ -49,12 +49,16 @@ def open_session(options: dict[str, Any], *, read_only: bool) -> Iterator[Sessio
         options.get("store"),
         backend_store_uri=options.get("backend_store_uri"),
         artifacts_destination=options.get("artifacts_destination"),
+        artifacts_proxy=options.get("artifacts_proxy"),
         tracking_uri=options.get("tracking_uri"),
         registry_store_uri=options.get("registry_store_uri"),
     )
     settings = make_settings(config, chosen, selection)
     store = TrackingStore(
-        chosen.backend_store_uri, read_only=read_only, registry_uri=chosen.registry_store_uri
+        chosen.backend_store_uri,
+        read_only=read_only,
+        registry_uri=chosen.registry_store_uri,
+        harmless=settings.harmless,
     )
     registry = Registry(options=settings.options)
     try:

@@ -67,7 +67,7 @@ REASONS: Mapping[KeepReason, tuple[str, str]] = {
     KeepReason.RESTORED: ("restored or deleted again meanwhile", "nothing to do"),
     KeepReason.UNKNOWN_REFERENCE: (
         "a table that gcd does not know refers to it",
-        "`gcd doctor` names the table",
+        "`gcd doctor` names the table; purge.harmless lists those that may be ignored",
     ),
 }
 

@@ -56,12 +56,19 @@ class Config(Sections):
         artifacts_destination: str | None = None,
         tracking_uri: str | None = None,
         registry_store_uri: str | None = None,
+        artifacts_proxy: str | None = None,
     ) -> StoreConfig:
         """The store to work on; the URIs are those of the command line and win.
 
         Raises ConfigError: no store, several and no name, an unknown name, an empty URI.
         """
-        given = Given(backend_store_uri, artifacts_destination, tracking_uri, registry_store_uri)
+        given = Given(
+            backend_store_uri,
+            artifacts_destination,
+            tracking_uri,
+            registry_store_uri,
+            artifacts_proxy,
+        )
         return stores.choose(self.stores, name, given, self._loaded.mlflow)
 
     def settings(self) -> Iterator[Setting]:

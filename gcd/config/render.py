@@ -38,6 +38,7 @@ database) and MLFLOW_ARTIFACTS_DESTINATION, as `mlflow gc` and `mlflow server` d
 EXAMPLES = {
     "backend_store_uri": "postgresql://mlflow:${MLFLOW_DB_PASSWORD}@db.example.com/mlflow",
     "artifacts_destination": "/srv/mlflow/artifacts",
+    "artifacts_proxy": "http://mlflow.example.com:5000",
     "registry_store_uri": "postgresql://mlflow:${MLFLOW_DB_PASSWORD}@db.example.com/registry",
     "environment": ("AWS_ACCESS_KEY_ID=${S3_KEY}", "AWS_SECRET_ACCESS_KEY=${file:/etc/gcd/s3}"),
     "shortest": "7d",
@@ -121,7 +122,7 @@ def _store_lines() -> Iterator[str]:
     for key, field in fields_of("stores").items():
         yield "#"
         yield comment(field.description or "")
-        what = "a URI" if key.endswith(("_uri", "_destination")) else takes(field)
+        what = "a URI" if key.endswith(("_uri", "_destination", "_proxy")) else takes(field)
         yield comment(f"{PREFIX}stores__main__{key}".upper() + f": {what}")
         example = EXAMPLES[key] if key not in TIMING else Daemon.model_fields[key].default
         yield f"#{key} = {toml_value(example)}"

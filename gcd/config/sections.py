@@ -22,6 +22,7 @@ from gcd.config.values import (
     Mode,
     Patterns,
     Schedule,
+    Server,
     States,
     StoreName,
     Uri,
@@ -53,6 +54,11 @@ class Store(BaseModel):
         repr=False,
         description="Where the tracking server keeps what it proxies: `mlflow-artifacts:` is mapped "
         "onto it. Leave it out for a server that proxies nothing.",
+    )
+    artifacts_proxy: Server | None = Field(
+        default=None,
+        description="The tracking server itself, where nothing else reaches what it keeps: it is asked "
+        "over HTTP to delete, a last resort, and only where artifacts_destination is not set.",
     )
     registry_store_uri: Uri | None = Field(
         default=None,
@@ -132,8 +138,8 @@ class Artifacts(BaseModel):
     )
     hosts: Hosts = Field(
         default=(),
-        description="Hosts of mlflow-artifacts://HOST/ URIs that artifacts_destination serves. URIs "
-        "without a host always are.",
+        description="Hosts of mlflow-artifacts://HOST/ URIs that artifacts_destination, or "
+        "artifacts_proxy, serves. URIs without a host always are.",
     )
     absent_roots: Literal["keep", "collect"] = Field(
         default="keep",
@@ -180,6 +186,12 @@ class Purge(BaseModel):
         le=1_000_000,
         description="The most rows that one transaction deletes; a run with more is a giant, and is "
         "purged in a way of its own.",
+    )
+    harmless: Words = Field(
+        default=(),
+        description="Tables and DELETE triggers that gcd does not know and that are no reason to keep "
+        'an entity or to refuse a cycle, as in ["reports.notes", "audit_runs"]. A table must have '
+        "ON DELETE CASCADE or SET NULL: the database then deletes its rows, or empties their pointers.",
     )
 
     @model_validator(mode="after")

@@ -6,11 +6,13 @@ It must never guess between two databases: what contradicts itself is refused.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 
 from gcd.config.sections import Store
+from gcd.config.values import SERVER, is_server
 from gcd.errors import ConfigError
 
 BACKEND = "MLFLOW_BACKEND_STORE_URI"
@@ -22,6 +24,9 @@ STORAGE = (
     "MLFLOW_S3_EXPECTED_BUCKET_OWNER",
     "MLFLOW_BOTO_CLIENT_ADDRESSING_STYLE",
     "MLFLOW_EXPERIMENTAL_S3_SIGNATURE_VERSION",
+    "MLFLOW_TRACKING_USERNAME",
+    "MLFLOW_TRACKING_PASSWORD",
+    "MLFLOW_TRACKING_TOKEN",
     "MLFLOW_KERBEROS_TICKET_CACHE",
     "MLFLOW_KERBEROS_USER",
     "MLFLOW_PYARROW_EXTRA_CONF",
@@ -30,13 +35,17 @@ STORAGE = (
     "SFTP_PASSWORD",
     "MLFLOW_TRACKING_INSECURE_TLS",
     "MLFLOW_TRACKING_SERVER_CERT_PATH",
+    "MLFLOW_TRACKING_CLIENT_CERT_PATH",
+    "MLFLOW_TRACKING_AUTH",
+    "MLFLOW_TRACKING_AWS_SIGV4",
     "STORAGE_EMULATOR_HOST",
     "AZURE_STORAGE_CONNECTION_STRING",
     "AZURE_STORAGE_ACCESS_KEY",
     "AZURE_STORAGE_SAS_TOKEN",
 )
 """The process's variables that say how it reaches artifacts."""
-AZURE = "AZURE_"
+CREDENTIALS = re.compile(r"(AZURE_)|(MLFLOW_TRACKING_(?:USERNAME|PASSWORD|TOKEN)$)")
+"""Variables that say together who one is, in families: half of one's and half of another's is nobody."""
 WORKSPACE = "MLFLOW_WORKSPACE"
 DATABASES = ("sqlite", "postgresql", "postgres", "mysql", "mssql")
 HINT = (
@@ -56,6 +65,7 @@ class StoreConfig:
     registry_store_uri: str | None = field(default=None, repr=False)
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Variables for the artifact stores: the store's own over MLflow's."""
+    artifacts_proxy: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +76,7 @@ class Given:
     artifacts_destination: str | None = field(default=None, repr=False)
     tracking_uri: str | None = field(default=None, repr=False)
     registry_store_uri: str | None = field(default=None, repr=False)
+    artifacts_proxy: str | None = None
 
 
 def choose(
@@ -92,6 +103,7 @@ def choose(
         destination or fallback.get(DESTINATION) or None,
         given.registry_store_uri or chosen.registry_store_uri,
         _merged(_storage(mlflow), _own(chosen)),
+        given.artifacts_proxy or chosen.artifacts_proxy,
     )
 
 
@@ -99,10 +111,14 @@ def _storage(mlflow: Mapping[str, str]) -> dict[str, str]:
     return {name: mlflow[name] for name in STORAGE if name in mlflow}
 
 
-def _merged(mlflow: Mapping[str, str], own: Mapping[str, str]) -> dict[str, str]:
-    """A store's own variables over MLflow's, of whose credentials for Azure it takes all or none."""
-    is_alone = any(name.startswith(AZURE) for name in own)
-    inherited = {n: v for n, v in mlflow.items() if not (is_alone and n.startswith(AZURE))}
+def _merged(process: Mapping[str, str], own: Mapping[str, str]) -> dict[str, str]:
+    """A store's own variables over the process's, credentials of a family all or none."""
+    families = {found.lastindex for found in map(CREDENTIALS.match, own) if found}
+    inherited = {
+        name: value
+        for name, value in process.items()
+        if not ((found := CREDENTIALS.match(name)) and found.lastindex in families)
+    }
     return {**inherited, **own}
 
 
@@ -143,6 +159,7 @@ def _check(given: Given, mlflow: Mapping[str, str]) -> None:
     for name in (
         "backend_store_uri",
         "artifacts_destination",
+        "artifacts_proxy",
         "tracking_uri",
         "registry_store_uri",
     ):
@@ -150,6 +167,8 @@ def _check(given: Given, mlflow: Mapping[str, str]) -> None:
         if value is not None and not value.strip():
             flag = "--" + name.replace("_", "-")
             raise ConfigError(f"{flag} is empty", hint="is a shell variable unset?")
+    if given.artifacts_proxy is not None and not is_server(given.artifacts_proxy):
+        raise ConfigError(f"--artifacts-proxy must be {SERVER}")
     is_named = given.backend_store_uri is None and _database(given.tracking_uri) is not None
     if is_named and mlflow.get(BACKEND, "").strip() not in ("", given.tracking_uri):
         # `mlflow gc` would delete in the one that the variable names.

@@ -18,6 +18,11 @@ from gcd.durations import EXAMPLE, parse_duration
 from gcd.errors import UsageError
 from gcd.timetable import parse_schedule, parse_window, parse_zone
 
+SERVER = (
+    'the URL of an MLflow server and no more, as in "http://mlflow:5000"; MLFLOW_TRACKING_USERNAME '
+    "and its kin have the credentials"
+)
+
 
 def _duration(value: Any) -> timedelta:
     if isinstance(value, timedelta):
@@ -96,6 +101,18 @@ def _url(text: str) -> str:
     return text
 
 
+def _server(text: str) -> str:
+    if not is_server(text):
+        raise problem(f"must be {SERVER}")
+    return text
+
+
+def is_server(text: str) -> bool:
+    """Whether a text is the URL of a server, without credentials, and perhaps with a path."""
+    plain = re.fullmatch(r"(?i:https?)://[^\s/?#@%]+((?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*)/?", text)
+    return plain is not None and _names_host(text)
+
+
 def _names_host(url: str) -> bool:
     """Whether a URL has a host, and a port that is one or none."""
     try:
@@ -133,3 +150,4 @@ Ages = Annotated[tuple[Annotated[str, AfterValidator(_age)], ...], Field(strict=
 StoreName = Annotated[str, AfterValidator(_store_name)]
 Listen = Annotated[str, AfterValidator(_listen)]
 Url = Annotated[str, AfterValidator(_url)]
+Server = Annotated[str, AfterValidator(_server)]

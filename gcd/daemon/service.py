@@ -299,7 +299,8 @@ def refuse_unfit(wanted: Duties, now: Callable[[], datetime]) -> None:
 
 def refuse_skew(duty: Duty, now: Callable[[], datetime]) -> None:
     """ConfigError where this host's clock and the database's are too far apart."""
-    store = TrackingStore(duty.store.backend_store_uri, read_only=True)
+    uri, harmless = duty.store.backend_store_uri, duty.settings.harmless
+    store = TrackingStore(uri, read_only=True, harmless=harmless)
     try:
         skew = clock_skew(store, now)
     finally:

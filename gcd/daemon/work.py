@@ -85,7 +85,12 @@ class Worker:
     @contextmanager
     def _opened(self, duty: Duty) -> Iterator[TrackingStore]:
         uri, registry = duty.store.backend_store_uri, duty.store.registry_store_uri
-        store = TrackingStore(uri, read_only=not duty.collects, registry_uri=registry)
+        store = TrackingStore(
+            uri,
+            read_only=not duty.collects,
+            registry_uri=registry,
+            harmless=duty.settings.harmless,
+        )
         try:
             self._refuse_skew(duty, store)
             yield store

@@ -9,14 +9,20 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
-from urllib.parse import quote, unquote
+from urllib.parse import quote, unquote, urlparse, urlsplit, urlunparse
 
 from gcd.errors import UnknownScheme, UnsafeTarget
 from gcd.model import Candidate, Kind, Place, Target
 
 NO_PLACE = frozenset({"runs", "models"})
 """Schemes that name another URI, not a place."""
-PROXY_PATH = re.compile(r"/(?:ajax-)?api/2\.0/mlflow-artifacts/artifacts/(?P<path>.*)", re.DOTALL)
+PROXIED = "mlflow-artifacts"
+"""The scheme of what an MLflow server keeps for its clients, wherever that is."""
+PROXY_PATH = re.compile(
+    r"(?P<base>(?:/[^/]+)*?)/(?:ajax-)?api/2\.0/mlflow-artifacts/artifacts/(?P<path>.*)", re.DOTALL
+)
+UNSERVED = re.compile("[\x00-\x1f\x7f?#]")
+"""What MLflow's server takes out of a name, or writes in another way."""
 UNQUOTINGS = 10
 """How often MLflow's server unquotes a path before it gives up."""
 SYSTEM = frozenset(
@@ -45,15 +51,32 @@ FOLDERS = {Kind.RUN: (), Kind.LOGGED_MODEL: ("models",), Kind.TRACE: ("traces",)
 
 
 @dataclass(frozen=True, slots=True)
+class Proxy:
+    """The MLflow server that deletes what it keeps for its clients, where a person asked for that."""
+
+    authority: str
+    """Its host, and its port where that is not its scheme's own; in small letters."""
+    base: str
+    """The path below which it serves, "" or like "/mlflow"."""
+    names: frozenset[str]
+    """Every way to write the authority."""
+
+
+@dataclass(frozen=True, slots=True)
 class Scope:
     """Where gcd may delete, beyond the artifact location of an entity's own experiment."""
 
     destination: Place | None
     """What `mlflow-artifacts:` URIs are mapped onto."""
     hosts: frozenset[str]
-    """Hosts of such URIs that the destination serves."""
+    """Hosts of such URIs that the destination, or the proxy, serves."""
     roots: tuple[Place, ...]
     """Places below which trees with the right id may be deleted wherever they are."""
+    proxy: Proxy | None = None
+    """Who deletes what such URIs name where the destination is not known."""
+
+
+NOWHERE = Scope(destination=None, hosts=frozenset(), roots=())
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +107,13 @@ def parse_place(uri: str, scope: Scope) -> Place:
     scheme = scheme.lower()
     if scheme == "file":
         return file_place(uri, rest)
-    if scheme == "mlflow-artifacts":
+    if scheme == PROXIED:
         host, path = split_authority(rest)
         return proxied_place(uri, host, path, scope)
     if scheme in ("http", "https"):
         host, path = split_authority(rest)
         proxied = PROXY_PATH.fullmatch("/" + path)
-        if proxied is None:
+        if proxied is None or not is_base(proxied["base"], host, scope):
             raise UnknownScheme(f"nobody can delete at {scheme}://{without_password(host)}/…")
         return proxied_place(uri, host, proxied["path"], scope)
     if scheme in NO_PLACE or not rest.startswith("/"):
@@ -147,35 +170,103 @@ def local_place(uri: str, path: str) -> Place:
 
 
 def proxied_place(uri: str, host: str, path: str, scope: Scope) -> Place:
-    """What the tracking server would make of a proxied path: a path below its destination."""
-    name = host.rpartition("@")[2]
-    if host and not {name, re.sub(r":\d*$", "", name)} & scope.hosts:
+    """What the tracking server would make of a proxied path: a path below its destination.
+
+    Where the destination is not known, and a proxy is: the place as the proxy is asked for it.
+    """
+    if host and not is_own_host(host, scope):
         raise UnknownScheme(
             f"artifacts of the tracking server {without_password(host)} are not known to be here",
             hint=f'list it in artifacts.hosts = ["{without_password(host)}"] if they are',
         )
-    if scope.destination is None:
+    if scope.destination is None and scope.proxy is None:
         raise UnknownScheme(
             "proxied artifacts (mlflow-artifacts:) without a known destination",
             hint="give --artifacts-destination as the tracking server has it",
         )
     names = [name for name in served(path).split("/") if name]
     refuse_dots(uri, names)
-    if any(each in name for name in names for each in "?#\0"):
-        raise UnsafeTarget(f"{shown(uri)} has a query, a fragment or a NUL")
-    below_it = scope.destination.path + "".join(name + "/" for name in names)
+    if any(UNSERVED.search(name) for name in names):
+        raise UnsafeTarget(f"{shown(uri)} has a query, a fragment or a control character")
+    below_it = "".join(name + "/" for name in names)
+    if scope.destination is None:
+        return Place(PROXIED, scope.proxy.authority if scope.proxy else "", below_it)
     if scope.destination.scheme == "file":
-        return local_place(uri, below_it)
-    return Place(scope.destination.scheme, scope.destination.authority, closed(below_it))
+        return local_place(uri, scope.destination.path + below_it)
+    destination = scope.destination
+    return Place(destination.scheme, destination.authority, closed(destination.path + below_it))
+
+
+def in_workspace(uri: str, workspace: str | None) -> str:
+    """A recorded URI as the tracking server takes it for somebody of a workspace (tried).
+
+    It puts what it keeps for a workspace below `workspaces/NAME`, also where the URI does not say so.
+    """
+    scheme, _, rest = uri.partition(":")
+    if workspace in (None, "", "default") or scheme.lower() not in (PROXIED, "http", "https"):
+        return uri
+    authority, path = split_authority(rest)
+    base = "/"
+    if scheme.lower() != PROXIED:
+        web = PROXY_PATH.fullmatch("/" + path)
+        if web is None:
+            return uri
+        base, path = f"/{path.removesuffix(web['path'])}", web["path"]
+    first = next(filter(None, unquote(path).split("/")), "")
+    if first == "workspaces":
+        return uri
+    host = f"//{authority}" if rest.startswith("//") else ""
+    return f"{scheme}:{host}{base}workspaces/{workspace}/{path}"
+
+
+def proxy_at(url: str) -> Proxy:
+    """The proxy that serves at a URL, which has been checked."""
+    found = urlsplit(url)
+    standard = {"http": 80, "https": 443}[found.scheme.lower()]
+    port = found.port or standard
+    bare = re.sub(r":\d*$", "", found.netloc.lower())
+    names = [bare, f"{bare}:{port}"] if port == standard else [f"{bare}:{port}"]
+    return Proxy(names[0], found.path.rstrip("/"), frozenset(names))
+
+
+def is_own_host(host: str, scope: Scope) -> bool:
+    """Whether a host of a proxied URI is the tracking server's, as far as is known."""
+    name = host.rpartition("@")[2].lower()
+    own = {each.lower() for each in scope.hosts}
+    if scope.proxy is not None and name in scope.proxy.names:
+        return True
+    return bool({name, re.sub(r":\d*$", "", name)} & own)
+
+
+def is_base(base: str, host: str, scope: Scope) -> bool:
+    """Whether the tracking server serves below this path: two may share a host."""
+    if scope.proxy is not None and host.rpartition("@")[2].lower() in scope.proxy.names:
+        return base == scope.proxy.base
+    return not base
 
 
 def served(path: str) -> str:
-    """A proxied path as the tracking server takes it: unquoted until it stops changing (tried)."""
+    """A proxied path as the tracking server takes it: unquoted until it stops changing (tried).
+
+    Raises UnsafeTarget where the server, which takes it for a URL then, would look elsewhere.
+    """
     for _ in range(UNQUOTINGS):
         before, path = path, unquote(path, errors="surrogateescape")
         if path == before:
-            return path
-    raise UnsafeTarget(f"{shown(path)} is quoted more often than MLflow undoes")
+            break
+    else:
+        raise UnsafeTarget(f"{shown(path)} is quoted more often than MLflow undoes")
+    if not is_kept(path):
+        raise UnsafeTarget(f"{shown(path)} is another path to MLflow's server")
+    return path
+
+
+def is_kept(path: str) -> bool:
+    """Whether a path comes out of Python's URL parser as it went in: MLflow's server puts it through."""
+    try:
+        return urlunparse(urlparse(path)) == path
+    except ValueError:
+        return False
 
 
 def refuse_dots(uri: str, names: list[str]) -> None:
@@ -189,6 +280,15 @@ def place_uri(place: Place) -> str:
     if place.scheme == "file":
         return "file://" + quote(place.path, errors="surrogateescape")
     return f"{place.scheme}://{place.authority}/{place.path}"
+
+
+def written_place(uri: str) -> Place:
+    """The place that `place_uri` wrote, whatever the configuration says now."""
+    scheme, _, rest = uri.partition(":")
+    authority, path = split_authority(rest)
+    if scheme == PROXIED and authority:
+        return Place(PROXIED, authority, path)
+    return parse_place(uri, NOWHERE)
 
 
 def below(place: Place, *names: str) -> Place:
@@ -249,6 +349,8 @@ def nearest(root: Place, location: Place, remembered: Collection[Place]) -> Plac
 def why_sacred(location: Place) -> str | None:
     """Why a location is too general to delete below without being told to, None if it is not."""
     names = [name for name in location.path.split("/") if name]
+    if location.scheme == PROXIED:
+        return None if names else "it is all that the server keeps"
     if location.scheme != "file":
         return None if names else "it is a whole bucket"
     if not names:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import groupby
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -16,14 +17,21 @@ from sqlalchemy.engine import Connection
 
 @dataclass(frozen=True, slots=True)
 class ForeignKey:
-    """A foreign key, single columns only: MLflow's references to entities have no others."""
+    """A foreign key, whatever its columns: an unknown one may have several, or name no key."""
 
     schema: str | None
     """None where the table lies beside MLflow's."""
     table: str
-    column: str
+    columns: tuple[str, ...]
     to_table: str
-    to_column: str
+    to_columns: tuple[str, ...]
+    on_delete: str
+    """What the database does with the row: NO ACTION, RESTRICT, CASCADE, SET NULL, SET DEFAULT."""
+
+    @property
+    def name(self) -> str:
+        """The table, with its schema where that is another one."""
+        return ".".join(filter(None, (self.schema, self.table)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +43,22 @@ class Catalogue:
     tables: Mapping[str, sa.TableClause]
     """Each table with the columns that it has here."""
     foreign_keys: tuple[ForeignKey, ...]
-    delete_triggers: Mapping[str, str]
-    """Table to the name of a trigger (or rule) that fires on DELETE."""
-    revision: str | None
+    delete_triggers: tuple[tuple[str, str], ...]
+    """(table, trigger or rule) for each that fires on DELETE."""
+    revisions: tuple[str, ...] | None
+    """What MLflow's migrations noted, one row as a rule; None where there is no table for it."""
+
+    @property
+    def revision(self) -> str | None:
+        """MLflow's Alembic revision, None where it is unknown; several joined by a comma."""
+        return ", ".join(self.revisions or ()) or None
 
     def has(self, table: str, *columns: str) -> bool:
         """Whether the table is there with all of these columns."""
         return table in self.tables and all(name in self.tables[table].c for name in columns)
 
 
+VERSIONS = "alembic_version"
 COLUMNS = {
     "sqlite": "SELECT m.name, p.name FROM sqlite_master m, pragma_table_info(m.name) p "
     "WHERE m.type = 'table'",
@@ -57,24 +72,38 @@ COLUMNS = {
     "WHERE table_schema = SCHEMA_NAME()",
 }
 FOREIGN_KEYS = {
-    "sqlite": 'SELECT NULL, m.name, f."from", f."table", f."to" FROM sqlite_master m, '
-    "pragma_foreign_key_list(m.name) f WHERE m.type = 'table'",
-    "postgresql": "SELECT CASE WHEN n.oid = t.relnamespace THEN NULL ELSE n.nspname END, "
-    "c.relname, a.attname, t.relname, b.attname FROM pg_constraint k "
+    "sqlite": 'SELECT m.name || \'/\' || f.id, NULL, m.name, f."from", f."table", f."to", '
+    "f.on_delete FROM sqlite_master m, pragma_foreign_key_list(m.name) f "
+    "WHERE m.type = 'table' ORDER BY 1, f.seq",
+    "postgresql": "SELECT k.oid, CASE WHEN n.oid = t.relnamespace THEN NULL ELSE n.nspname END, "
+    "c.relname, a.attname, t.relname, b.attname, k.confdeltype FROM pg_constraint k "
     "JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace "
     "JOIN pg_class t ON t.oid = k.confrelid "
     "JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = ANY (k.conkey) "
     "JOIN pg_attribute b ON b.attrelid = t.oid AND b.attnum = "
     "k.confkey[array_position(k.conkey, a.attnum)] "
     "WHERE k.contype = 'f' AND k.conparentid = 0 AND t.relnamespace = "
-    "(SELECT relnamespace FROM pg_class WHERE oid = to_regclass('runs'))",
-    "mysql": "SELECT CASE WHEN table_schema = DATABASE() THEN NULL ELSE table_schema END, "
-    "table_name, column_name, referenced_table_name, referenced_column_name "
-    "FROM information_schema.key_column_usage "
-    "WHERE referenced_table_schema = DATABASE() AND referenced_table_name IS NOT NULL",
+    "(SELECT relnamespace FROM pg_class WHERE oid = to_regclass('runs')) "
+    "ORDER BY k.oid, array_position(k.conkey, a.attnum)",
+    "mysql": "SELECT CONCAT(u.constraint_schema, '/', u.table_name, '/', u.constraint_name), "
+    "CASE WHEN u.table_schema = DATABASE() THEN NULL ELSE u.table_schema END, "
+    "u.table_name, u.column_name, u.referenced_table_name, u.referenced_column_name, r.delete_rule "
+    "FROM information_schema.key_column_usage u JOIN information_schema.referential_constraints r "
+    "ON r.constraint_schema = u.constraint_schema AND r.constraint_name = u.constraint_name "
+    "AND r.table_name = u.table_name "
+    "WHERE u.referenced_table_schema = DATABASE() AND u.referenced_table_name IS NOT NULL "
+    "ORDER BY 1, u.ordinal_position",
 }
+"""Per column: a key's own id, its schema, table and column, what it refers to, its delete rule."""
+RULES = {"a": "NO ACTION", "r": "RESTRICT", "c": "CASCADE", "n": "SET NULL", "d": "SET DEFAULT"}
+"""PostgreSQL's letters."""
+SQLITE_KEYS = (
+    "SELECT m.name, p.name FROM sqlite_master m, pragma_table_info(m.name) p "
+    "WHERE m.type = 'table' AND p.pk > 0 ORDER BY m.name, p.pk"
+)
 TRIGGERS = {
-    "postgresql": "SELECT c.relname, g.tgname FROM pg_trigger g JOIN pg_class c ON c.oid = g.tgrelid "
+    "postgresql": "SELECT c.relname, g.tgname FROM pg_trigger g "
+    "JOIN pg_class c ON c.oid = coalesce(pg_partition_root(g.tgrelid), g.tgrelid) "
     "WHERE NOT g.tgisinternal AND (g.tgtype & 8) <> 0 AND g.tgenabled <> 'D' AND c.relnamespace = "
     "(SELECT relnamespace FROM pg_class WHERE oid = to_regclass('runs')) "
     "UNION ALL SELECT c.relname, w.rulename FROM pg_rewrite w JOIN pg_class c ON c.oid = w.ev_class "
@@ -101,8 +130,8 @@ def read_catalogue(conn: Connection) -> Catalogue:
         schema=schema_of(conn, dialect),
         tables=tables,
         foreign_keys=tuple(foreign_keys(conn, dialect)),
-        delete_triggers=dict(delete_triggers(conn, dialect)),
-        revision=revision_of(conn) if "alembic_version" in tables else None,
+        delete_triggers=tuple(delete_triggers(conn, dialect)),
+        revisions=revisions(conn) if VERSIONS in tables else None,
     )
 
 
@@ -121,26 +150,53 @@ def schema_of(conn: Connection, dialect: str) -> str | None:
     return str(found) if found else None
 
 
-def foreign_keys(conn: Connection, dialect: str) -> Iterable[ForeignKey]:
+def foreign_keys(conn: Connection, dialect: str) -> Iterator[ForeignKey]:
     """Every foreign key on a table of the store."""
     if dialect not in FOREIGN_KEYS:
         return
-    for schema, table, column, to_table, to_column in conn.exec_driver_sql(FOREIGN_KEYS[dialect]):
-        yield ForeignKey(schema, table, column, to_table, to_column or "")
+    named = sqlite_targets(conn) if dialect == "sqlite" else {}
+    rows = conn.exec_driver_sql(FOREIGN_KEYS[dialect])
+    for _, parts in groupby(rows, key=lambda row: row[0]):
+        columns = list(parts)
+        _, schema, table, _, to_table, to_column, rule = columns[0]
+        # SQLite takes table names in any case, and says nothing of a key that is not named.
+        to_table, key = named.get(str(to_table).lower(), (to_table, ()))
+        yield ForeignKey(
+            schema,
+            table,
+            tuple(part[3] for part in columns),
+            to_table,
+            key if to_column is None else tuple(part[5] for part in columns),
+            RULES.get(rule, rule),
+        )
+
+
+def sqlite_targets(conn: Connection) -> dict[str, tuple[str, tuple[str, ...]]]:
+    """A table's name in lower case to the name as it is written, and its primary key."""
+    keys: dict[str, tuple[str, ...]] = defaultdict(tuple)
+    for table, column in conn.exec_driver_sql(SQLITE_KEYS):
+        keys[table] += (column,)
+    return {table.lower(): (table, key) for table, key in keys.items()}
 
 
 def delete_triggers(conn: Connection, dialect: str) -> Iterable[tuple[str, str]]:
     """(table, trigger) of every trigger and rule that fires on DELETE."""
     if dialect == "sqlite":
         for table, name, text in conn.exec_driver_sql(SQLITE_TRIGGERS):
-            if re.search(r"\bDELETE\s+ON\b", text or "", re.IGNORECASE):
-                yield table, name
+            if fires_on_delete(text or ""):
+                yield table.lower(), name
     elif dialect in TRIGGERS:
         for table, name in conn.exec_driver_sql(TRIGGERS[dialect]):
             yield table, name
 
 
-def revision_of(conn: Connection) -> str | None:
-    """MLflow's Alembic revision, None where the table is empty; several joined by a comma."""
-    rows = conn.exec_driver_sql("SELECT version_num FROM alembic_version ORDER BY 1").scalars()
-    return ", ".join(rows) or None
+def fires_on_delete(text: str) -> bool:
+    """Whether the text of a SQLite trigger says DELETE ON; a comment may stand between."""
+    bare = re.sub(r"/\*.*?\*/|--[^\n]*", " ", text, flags=re.DOTALL)
+    return any(re.search(r"\bDELETE\s+ON\b", each, re.IGNORECASE) for each in (text, bare))
+
+
+def revisions(conn: Connection) -> tuple[str, ...]:
+    """MLflow's Alembic revisions: one, but while or after a migration that did not end."""
+    rows = conn.exec_driver_sql(f"SELECT version_num FROM {VERSIONS} ORDER BY 1").scalars()
+    return tuple(rows)

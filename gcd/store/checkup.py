@@ -16,9 +16,9 @@ from sqlalchemy.engine import Connection, Engine
 
 from gcd import clock
 from gcd.errors import GcdError
-from gcd.store import read, tables
+from gcd.store import indexes, read, tables
 from gcd.store.connection import reading, sqlite_path
-from gcd.store.schema import Schema
+from gcd.store.schema import Schema, mend
 
 SKEW = timedelta(minutes=5)
 
@@ -42,16 +42,6 @@ class Finding:
     mend: str | None = None
 
 
-WANTED_INDEXES: tuple[tuple[str, str, str], ...] = (
-    ("logged_model_metrics", "run_id", "every run that is deleted scans the table for its metrics"),
-    ("metrics", "run_uuid", "deleting a run's metrics scans the table"),
-    ("params", "run_uuid", "deleting a run's parameters scans the table"),
-    ("tags", "run_uuid", "deleting a run's tags scans the table"),
-    ("latest_metrics", "run_uuid", "deleting a run's latest metrics scans the table"),
-)
-"""Columns that deleting runs looks rows up by; some revisions lack an index on them."""
-
-
 def examine(engine: Engine, schema: Schema) -> Iterator[Finding]:
     """Every finding about the database, in the order a person would ask."""
     looks: tuple[Callable[[Connection, Schema], Iterator[Finding]], ...] = (
@@ -61,7 +51,7 @@ def examine(engine: Engine, schema: Schema) -> Iterator[Finding]:
         privileges,
         own_tables,
         strangers,
-        indexes,
+        lacking,
         durability,
     )
     for look in looks:
@@ -88,8 +78,9 @@ def revision(conn: Connection, schema: Schema) -> Iterator[Finding]:
     found = schema.catalogue.revision
     count = sum(not name.startswith("alembic_") for name in schema.catalogue.tables)
     seen = f"revision {found or 'unknown'}, {count} tables"
-    grade = Grade.OK if found and "," not in found else Grade.NOTE
-    yield Finding(grade, "MLflow's schema", seen)
+    yield Finding(Grade.OK if found else Grade.NOTE, "MLflow's schema", seen)
+    for note in schema.notes():
+        yield Finding(Grade.NOTE, "MLflow's schema", note)
 
 
 def clock_skew(conn: Connection, schema: Schema) -> Iterator[Finding]:
@@ -192,36 +183,27 @@ def own_tables(conn: Connection, schema: Schema) -> Iterator[Finding]:
 
 
 def strangers(conn: Connection, schema: Schema) -> Iterator[Finding]:
-    """Tables that gcd does not know and that refer to runs."""
+    """Tables that gcd does not know and that refer to entities."""
     del conn
     for key in schema.strangers:
-        name = ".".join(filter(None, (key.schema, key.table)))
-        yield Finding(
-            Grade.WARNING,
-            "unknown references",
-            f"{name}.{key.column} refers to runs; what it names is kept",
+        seen = (
+            f"{key.name}.{', '.join(key.columns)} refers to {key.to_table}; what it names is kept"
         )
+        yield Finding(Grade.WARNING, "unknown references", seen, mend(key))
+    for key in schema.harmless:
+        seen = f"{key.name} refers to {key.to_table} and is listed as harmless"
+        yield Finding(Grade.NOTE, "unknown references", f"{seen}: ON DELETE {key.on_delete}")
 
 
-def indexes(conn: Connection, schema: Schema) -> Iterator[Finding]:
+def lacking(conn: Connection, schema: Schema) -> Iterator[Finding]:
     """Columns that deleting looks up by and that have no index here, where it matters."""
-    inspector = sa.inspect(conn)
-    for table, column, harm in WANTED_INDEXES:
-        if not schema.has(table, column):
-            continue
-        leading = {index["column_names"][0] for index in inspector.get_indexes(table)}
-        leading.update(inspector.get_pk_constraint(table)["constrained_columns"][:1])
-        if column in leading or is_nearly_empty(conn, schema, table):
-            continue
-        concurrently = "CONCURRENTLY " if conn.dialect.name == "postgresql" else ""
-        statement = f"CREATE INDEX {concurrently}gcd_{table}_{column} ON {table} ({column});"
-        yield Finding(Grade.WARNING, "indexes", f"{table}.{column} has none: {harm}", statement)
-
-
-def is_nearly_empty(conn: Connection, schema: Schema, table: str) -> bool:
-    """Whether a scan of the table costs nothing worth a word."""
-    rows = sa.select(sa.literal(1)).select_from(schema.table(table)).limit(10_000).subquery()
-    return (conn.scalar(sa.select(sa.func.count()).select_from(rows)) or 0) < 10_000
+    found = list(indexes.missing(conn, schema))
+    if not found:
+        yield Finding(Grade.OK, "indexes", "every look for rows is served, or its table is small")
+    at_once = schema.catalogue.dialect == "sqlite"
+    for each in found:
+        seen = indexes.told(each, at_once=at_once)
+        yield Finding(Grade.WARNING, "indexes", seen, each.statement)
 
 
 def durability(conn: Connection, schema: Schema) -> Iterator[Finding]:

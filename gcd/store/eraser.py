@@ -95,7 +95,16 @@ class Eraser:
     def clear(self, reference: Reference, ids: Sequence[Id]) -> None:
         """Empty the pointers that refer in this way."""
         where = matching(self.schema, reference, ids)
+        if reference.beside:
+            where.append(self._beside(reference, ids))
         self.update(reference.table, {reference.column: None}, *where)
+
+    def _beside(self, reference: Reference, ids: Sequence[Id]) -> sa.ColumnElement[bool]:
+        """The condition by which an index finds rows that refer to others of their own table."""
+        table = self.schema.table(reference.table)
+        shared, key = table.c[reference.beside], table.c[OWNERS[reference.to]]
+        query = sa.select(shared).where(key.in_(ids)).distinct()
+        return shared.in_(self.conn.execute(query).scalars().all())
 
     def export_belongings(self, owner: str, ids: Sequence[Id]) -> None:
         """Export now what `delete_some` will delete later: nothing can join it meanwhile."""

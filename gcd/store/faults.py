@@ -17,6 +17,11 @@ from gcd.logs import mask
 
 Make = Callable[[str], GcdError]
 
+
+class StillReferenced(StoreRefused):
+    """A row refers to what was deleted; the transaction is to be rolled back."""
+
+
 _unreachable = partial(
     StoreUnreachable, hint="nothing was changed by this; try again when the database answers"
 )
@@ -27,6 +32,9 @@ _busy = partial(StoreUnreachable, hint="another client holds locks; try again la
 _login = partial(StoreRefused, hint="check user, password and the server's access rules")
 _absent = partial(StoreRefused, hint="check the database's name; gcd never creates a store")
 _foreign = partial(StoreRefused, hint="give the database that MLflow uses as its backend store")
+_mismatch = partial(
+    StoreRefused, hint="SQLite deletes nothing that such a foreign key refers to: drop it"
+)
 _grant = partial(PrivilegeMissing, hint="`gcd doctor` names the missing GRANT")
 _frozen = partial(
     PrivilegeMissing,
@@ -59,6 +67,7 @@ MESSAGES: tuple[tuple[str, Make], ...] = (
     (r"password authentication failed|no pg_hba\.conf entry|role .* does not exist", _login),
     (r"database .* does not exist", _absent),
     (r"file is not a database|malformed", _foreign),
+    (r"foreign key mismatch", _mismatch),
     (r"readonly database|read-only", _frozen),
     (r"disk is full|disk I/O error", _full),
     (r"database is locked|database table is locked", _busy),
@@ -126,6 +135,14 @@ def is_conflict(error: sa.exc.DBAPIError) -> bool:
     """Whether a deadlock, a serialisation failure or a lock time-out rolled the transaction back."""
     is_locked = "database is locked" in str(error.orig)
     return sqlstate(error) in RETRIED or error_number(error) in (1205, 1213) or is_locked
+
+
+def is_foreign_key(error: BaseException | None) -> bool:
+    """Whether the database refused because rows of another table still refer to what would go."""
+    if not isinstance(error, sa.exc.DBAPIError):
+        return False
+    is_named = sqlstate(error) == "23503" or error_number(error) in (1217, 1451, 1216, 1452)
+    return is_named or "FOREIGN KEY constraint failed" in str(error.orig)
 
 
 def sentence(error: sa.exc.DBAPIError) -> str:

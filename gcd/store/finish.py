@@ -16,6 +16,7 @@ from gcd.store import journal, leftovers, read
 from gcd.store.eraser import slices
 from gcd.store.lease import Lease
 from gcd.store.references import ENTITY_TABLES, Reference
+from gcd.store.schema import confirm
 from gcd.store.tracking import TrackingStore
 
 SCAN_IDS = 20_000
@@ -53,6 +54,7 @@ def finish_giant(
 
     def chunk(conn: Connection) -> int | None:
         lease.confirm(conn)
+        confirm(conn, store.schema)
         if read.stages(conn, store.schema, entry.kind, [entry.entity_id]):
             journal.park(conn, entry.id, f"a {entry.kind} with this id is back: its rows are kept")
             return None
@@ -123,6 +125,7 @@ def settle_rows(
 
     def transaction(conn: Connection) -> leftovers.Settled:
         lease.confirm(conn)
+        confirm(conn, store.schema)
         eraser = store.eraser(conn)
         done = [leftovers.settle_row(eraser, reference, row, ids) for row in part]
         return leftovers.Settled(sum(d.gone for d in done), sum(d.changed for d in done))

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.engine import Row
 
-from gcd.store.eraser import Eraser, slices
+from gcd.store.eraser import SLICE, Eraser, slices
 
 COPIES: tuple[tuple[str, str, str, str], ...] = (
     ("spans", "trace_id", "trace_info", "request_id"),
@@ -24,53 +26,66 @@ COPIES: tuple[tuple[str, str, str, str], ...] = (
 releases up to 3.16 wrote wrongly in places (schema of MLflow, rows that old releases wrote)."""
 
 
-def hand_over(eraser: Eraser, experiment: int) -> int:
-    """Correct what names the experiment by mistake, keep the datasets that others use.
+def hand_over(eraser: Eraser, experiments: Sequence[int]) -> int:
+    """Correct what names the experiments by mistake, keep the datasets that others use.
 
-    Called when the experiment's own entities are gone and its row is about to go; how many rows
-    were deleted.
+    Called when the experiments' own entities are gone and their rows are about to go; how many rows
+    were deleted. All at once: most copies have no index, and each look reads the whole table.
     """
     for table, column, owner, key in COPIES:
         if eraser.schema.has(table, "experiment_id", column) and eraser.schema.has(owner, key):
-            correct(eraser, experiment, table, column, owner, key)
-    return settle_datasets(eraser, experiment)
+            correct(eraser, experiments, table, column, owner, key)
+    return settle_datasets(eraser, experiments)
 
 
-def correct(eraser: Eraser, experiment: int, table: str, column: str, owner: str, key: str) -> None:
+def correct(
+    eraser: Eraser, experiments: Sequence[int], table: str, column: str, owner: str, key: str
+) -> None:
     """Set the number in rows of a table to that of the owner they hang on."""
     rows, owners = eraser.schema.table(table), eraser.schema.table(owner)
-    strays = sa.select(rows.c[column]).where(rows.c.experiment_id == experiment).distinct()
+    is_stray = rows.c.experiment_id.in_(experiments)
+    strays = sa.select(rows.c[column]).where(is_stray).distinct()
     for part in slices(eraser.conn.execute(strays).scalars().all()):
         homes = sa.select(owners.c[key], owners.c.experiment_id).where(owners.c[key].in_(part))
         by_home: dict[int, list[str]] = defaultdict(list)
         for each, home in eraser.conn.execute(homes):
             by_home[home].append(each)
         for home, ids in by_home.items():
-            where = rows.c[column].in_(ids), rows.c.experiment_id == experiment
-            eraser.update(table, {"experiment_id": home}, *where)
+            eraser.update(table, {"experiment_id": home}, rows.c[column].in_(ids), is_stray)
 
 
 # -- datasets ------------------------------------------------------------------------------------
 
 
-def settle_datasets(eraser: Eraser, experiment: int) -> int:
-    """Delete the experiment's datasets, except those that a run of another experiment uses.
+def settle_datasets(eraser: Eraser, experiments: Sequence[int]) -> int:
+    """Delete the experiments' datasets, except those that a run of another experiment uses.
 
     Until 3.9 the first experiment that logged a dataset owned its row for all.
     """
     if not eraser.schema.has("datasets", "dataset_uuid", "experiment_id"):
         return 0
-    datasets = eraser.schema.table("datasets")
-    mine = sa.select(datasets.c.dataset_uuid, datasets.c.name, datasets.c.digest)
-    rows = eraser.conn.execute(mine.where(datasets.c.experiment_id == experiment)).all()
     gone = 0
-    for part in slices([uuid for uuid, _, _ in rows]):
-        homes = users(eraser, part)
-        gone += delete_datasets(eraser, [uuid for uuid in part if uuid not in homes])
-        for uuid, name, digest in rows:
+    for part in slices(owned(eraser, experiments)):
+        homes = users(eraser, [uuid for uuid, _, _ in part])
+        gone += delete_datasets(eraser, [uuid for uuid, _, _ in part if uuid not in homes])
+        for uuid, name, digest in part:
             if uuid in homes:
                 gone += give_away(eraser, uuid, name, digest, homes[uuid])
     return gone
+
+
+def owned(eraser: Eraser, experiments: Sequence[int]) -> Iterator[Row[*tuple[Any, ...]]]:
+    """The experiments' datasets, a page at a time: those behind it may go meanwhile."""
+    datasets = eraser.schema.table("datasets")
+    mine = sa.select(datasets.c.dataset_uuid, datasets.c.name, datasets.c.digest)
+    mine = mine.order_by(datasets.c.dataset_uuid).limit(SLICE)
+    for number in sorted(experiments):
+        page = mine.where(datasets.c.experiment_id == number)
+        rows = eraser.conn.execute(page).all()
+        while rows:
+            yield from rows
+            rest = page.where(datasets.c.dataset_uuid > rows[-1].dataset_uuid)
+            rows = eraser.conn.execute(rest).all()
 
 
 def delete_datasets(eraser: Eraser, uuids: Sequence[str]) -> int:

@@ -15,8 +15,9 @@ from sqlalchemy.engine import Connection, Row
 
 from gcd.durations import from_millis
 from gcd.model import Hold, KeepReason, Kind, Reach
+from gcd.planning.guard import in_workspace
 from gcd.store import tables
-from gcd.store.schema import Schema, is_live
+from gcd.store.schema import Schema, is_live, workspace_of
 
 STREAM = 2000
 NOUNS = {Kind.RUN: "run", Kind.LOGGED_MODEL: "logged model", Kind.EXPERIMENT: "experiment"}
@@ -126,12 +127,13 @@ def operator_holds(conn: Connection, ids: Sequence[str] | None = None) -> Iterat
 def experiment_places(conn: Connection, schema: Schema) -> Iterator[Hold]:
     """Where each experiment logs: no target may equal or contain that place, deleted or not."""
     experiments = schema.table("experiments")
-    query = sa.select(experiments.c.experiment_id, experiments.c.artifact_location).where(
-        experiments.c.artifact_location.is_not(None)
-    )
-    for experiment, uri in stream(conn, query):
+    query = sa.select(
+        experiments.c.experiment_id, experiments.c.artifact_location, workspace_of(schema)
+    ).where(experiments.c.artifact_location.is_not(None))
+    for experiment, uri, workspace in stream(conn, query):
         because = f"experiment {experiment} logs there"
-        yield Hold(KeepReason.SHARED, because, uri=uri, reach=Reach.WITHIN)
+        for place in either(uri, workspace):
+            yield Hold(KeepReason.SHARED, because, uri=place, reach=Reach.WITHIN)
 
 
 def odd_trees(conn: Connection, schema: Schema) -> Iterator[Hold]:
@@ -144,7 +146,8 @@ def odd_trees(conn: Connection, schema: Schema) -> Iterator[Hold]:
     """
     for what, query, names in tree_queries(schema):
         places: set[str] = set()
-        for entity, uri in stream(conn, query):
+        found = stream(conn, query)
+        for entity, uri in ((each, uri) for each, *rest in found for uri in either(*rest)):
             suffix = "/".join(("", *names, str(entity), "artifacts"))
             if not uri.rstrip("/").endswith(suffix):
                 yield Hold(KeepReason.SHARED, f"{what} {entity} has its files there", uri=uri)
@@ -156,10 +159,15 @@ def odd_trees(conn: Connection, schema: Schema) -> Iterator[Hold]:
                 yield Hold(KeepReason.SHARED, because, uri=place or "/", reach=Reach.WITHIN)
 
 
+def either(uri: str, workspace: str | None) -> Iterable[str]:
+    """A recorded URI as it is, and as the tracking server takes it for a workspace: both are held."""
+    return dict.fromkeys((uri, in_workspace(uri, workspace)))
+
+
 def tree_queries(
     schema: Schema,
 ) -> Iterator[tuple[str, sa.Select[*tuple[Any, ...]], tuple[str, ...]]]:
-    """(what, query of id and URI, folder names before the id) per table that records trees."""
+    """(what, query of id, URI and workspace, folder names before the id) per table that records trees."""
     experiments = schema.table("experiments")
 
     def odd(
@@ -172,7 +180,7 @@ def tree_queries(
         home = experiments.c.artifact_location
         place = home + sa.literal(f"/{folder}") + entity + sa.literal("/artifacts")
         return (
-            sa.select(entity, uri)
+            sa.select(entity, uri, workspace_of(schema))
             .select_from(owner.outerjoin(experiments, experiments.c.experiment_id == experiment))
             .where(uri.is_not(None), sa.or_(home.is_(None), uri != place))
         )

@@ -29,7 +29,7 @@ from gcd.model import (
     Root,
     Target,
 )
-from gcd.planning.guard import Scope, parse_place, place_uri
+from gcd.planning.guard import place_uri, written_place
 from gcd.planning.retry import next_attempt
 from gcd.store.tables import cycle as cycles
 from gcd.store.tables import journal, root
@@ -43,7 +43,6 @@ LOOK_AGAIN = timedelta(days=1)
 """MLflow accepts uploads to a deleted run: a tree that changed this recently is looked at twice."""
 
 FREED = frozenset({"objects", "bytes"})
-NOWHERE = Scope(destination=None, hosts=frozenset(), roots=())
 
 
 def record(
@@ -137,7 +136,7 @@ def entry(row: Row[*tuple[Any, ...]]) -> Entry:
     """A row of the journal as an entry."""
     target = None
     if row.target:
-        target = Target(parse_place(row.target, NOWHERE), parse_place(row.root, NOWHERE))
+        target = Target(written_place(row.target), written_place(row.root))
     return Entry(
         id=row.id,
         cycle=row.cycle,
@@ -254,7 +253,7 @@ def unfinished(conn: Connection, at_ms: int) -> int:
 def remembered_roots(conn: Connection) -> frozenset[Place]:
     """The roots whose identity is known."""
     query = sa.select(root.c.uri).where(root.c.identity.is_not(None))
-    return frozenset(parse_place(uri, NOWHERE) for uri in conn.execute(query).scalars())
+    return frozenset(written_place(uri) for uri in conn.execute(query).scalars())
 
 
 def backlog(conn: Connection, at_ms: int) -> dict[str, int]:

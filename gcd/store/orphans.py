@@ -34,7 +34,7 @@ NUMBER = "^[0-9]{1,18}$"
 
 def unguarded(schema: Schema) -> Iterator[Reference]:
     """The ways to belong to somebody that no foreign key guards, as far as they exist here."""
-    keyed = {(key.table, key.column) for key in schema.catalogue.foreign_keys}
+    keyed = {(key.table, *key.columns) for key in schema.catalogue.foreign_keys}
     for reference in belonging(schema):
         if reference.to in SWEPT and (reference.table, reference.column) not in keyed:
             yield reference

@@ -19,11 +19,12 @@ from gcd.model import Candidate, KeepReason, Kind, Target
 from gcd.planning.policy import Keep
 from gcd.store import journal, leftovers
 from gcd.store.eraser import Eraser, Id
+from gcd.store.faults import StillReferenced
 from gcd.store.handover import hand_over
 from gcd.store.lease import Lease
 from gcd.store.read import native, token
 from gcd.store.references import ENTITY_TABLES, FINISHED_JOBS, Action
-from gcd.store.schema import Schema
+from gcd.store.schema import Schema, confirm
 
 Rejudge = Callable[[Connection, Sequence[str]], Mapping[str, Keep]]
 """Given the open transaction and the ids locked in it: those to keep after all, and why."""
@@ -89,6 +90,7 @@ def purge(eraser: Eraser, lease: Lease, batch: Batch, rejudge: Rejudge, at_ms: i
     parents = lock_parents(conn, schema, batch)
     locked = lock(conn, schema, batch.kind, list(wanted))
     lease.confirm(conn)
+    confirm(conn, schema)
     kept = {
         entity: CHANGED
         for entity, item in wanted.items()
@@ -165,7 +167,7 @@ def delete(eraser: Eraser, kind: Kind, ids: Sequence[str], *, is_giant: bool) ->
     else:
         rows += eraser.delete_belongings(table, keys)
     if kind is Kind.EXPERIMENT:
-        rows += sum(hand_over(eraser, int(each)) for each in keys)
+        rows += hand_over(eraser, [int(each) for each in keys])
         rows += leftovers.settle_now(eraser, kind, set(ids))
     gone = eraser.delete(table, eraser.schema.key(kind).in_(keys), *guards(eraser.schema, kind))
     if gone != len(ids):
@@ -174,6 +176,22 @@ def delete(eraser: Eraser, kind: Kind, ids: Sequence[str], *, is_giant: bool) ->
             hint=f"is there a trigger, a rule or a row policy on the table {table}?",
         )
     return rows + gone
+
+
+def refuse_referenced(conn: Connection, schema: Schema, kind: Kind, ids: Sequence[str]) -> None:
+    """StillReferenced where a row refers to what was deleted: as a foreign key, but all at once."""
+    table = ENTITY_TABLES[kind]
+    for key in schema.catalogue.foreign_keys:
+        if key.to_table != table or not ids:
+            continue
+        column: sa.ColumnClause[Any] = sa.column(key.columns[0])
+        query = sa.select(column).select_from(sa.table(key.table, column, schema=key.schema))
+        found = conn.scalar(query.where(column.in_(native(kind, ids))).limit(1))
+        if found is not None:
+            raise StillReferenced(
+                f"a row of {key.name} refers to {found}, which was to go",
+                hint=f"how did that row of {key.name} come about? `gcd explain {found}`",
+            )
 
 
 def guards(schema: Schema, kind: Kind) -> list[sa.ColumnElement[bool]]:

@@ -16,10 +16,12 @@ from sqlalchemy.engine import Connection, Row
 
 from gcd.durations import from_millis
 from gcd.model import Candidate, Kind
+from gcd.planning.guard import in_workspace
 from gcd.store import tables
+from gcd.store.catalogue import ForeignKey
 from gcd.store.holds import models_in_use
-from gcd.store.references import ENTITY_TABLES, FINISHED_JOBS
-from gcd.store.schema import DELETED, Schema, is_live
+from gcd.store.references import ENTITY_TABLES, FINISHED_JOBS, OWNERS
+from gcd.store.schema import DELETED, Schema, is_live, workspace_of
 
 FIRST_RELEASE = datetime(2018, 6, 1, tzinfo=UTC)
 """MLflow did not exist before: an older stamp is junk (0, or seconds instead of milliseconds)."""
@@ -100,7 +102,7 @@ def page(
         return with_activity(conn, schema, found, rows)
     if kind is Kind.LOGGED_MODEL and not wanted.is_member:
         return with_use(conn, schema, found)
-    return with_archive(conn, schema, found) if kind is Kind.TRACE else found
+    return with_archive(conn, schema, found, rows) if kind is Kind.TRACE else found
 
 
 def with_use(conn: Connection, schema: Schema, found: Sequence[Candidate]) -> list[Candidate]:
@@ -130,6 +132,7 @@ def columns(schema: Schema, kind: Kind) -> list[sa.ColumnElement[Any]]:
         made_by(schema, kind).label("source_deleted_ms"),
         experiments.c.artifact_location.label("location"),
         experiments.c.name.label("experiment"),
+        workspace_of(schema).label("workspace"),
     ]
 
 
@@ -188,8 +191,8 @@ def candidate(kind: Kind, row: Row[*tuple[Any, ...]], *, is_member: bool) -> Can
         experiment_id=str(row.experiment_id),
         token=token(row.stage, row.stamp),
         deleted_at=usable(stamp),
-        uri=row.uri,
-        location=row.location,
+        uri=row.uri and in_workspace(row.uri, row.workspace),
+        location=row.location and in_workspace(row.location, row.workspace),
         experiment=row.experiment,
         is_running=row.status in ("RUNNING", "SCHEDULED"),
     )
@@ -275,7 +278,12 @@ def live_models_fed(
     return {run: tuple(models) for run, models in found.items()}
 
 
-def with_archive(conn: Connection, schema: Schema, found: Sequence[Candidate]) -> list[Candidate]:
+def with_archive(
+    conn: Connection,
+    schema: Schema,
+    found: Sequence[Candidate],
+    rows: Sequence[Row[*tuple[Any, ...]]],
+) -> list[Candidate]:
     """Traces with the places of their files, which are in their tags."""
     if not found or not schema.has("trace_tags", "request_id", "key", "value"):
         return list(found)
@@ -283,15 +291,15 @@ def with_archive(conn: Connection, schema: Schema, found: Sequence[Candidate]) -
     query = sa.select(tags.c.request_id, tags.c.key, tags.c.value).where(
         tags.c.request_id.in_([each.id for each in found]), tags.c.key.in_(TRACE_PLACES)
     )
+    workspaces = {str(row.id): row.workspace for row in rows}
     places = {(trace, key): value for trace, key, value in conn.execute(query)}
-    return [
-        replace(
-            each,
-            uri=places.get((each.id, TRACE_PLACES[0])),
-            archive_uri=places.get((each.id, TRACE_PLACES[1])),
-        )
-        for each in found
-    ]
+    found_at: list[Candidate] = []
+    for each in found:
+        uri = places.get((each.id, TRACE_PLACES[0]))
+        uri = uri and in_workspace(uri, workspaces.get(each.id))
+        # An archive is written by the server itself, which asks nobody for a workspace.
+        found_at.append(replace(each, uri=uri, archive_uri=places.get((each.id, TRACE_PLACES[1]))))
+    return found_at
 
 
 TRACE_PLACES = ("mlflow.artifactLocation", "mlflow.trace.archiveLocation")
@@ -301,19 +309,31 @@ TRACE_PLACES = ("mlflow.artifactLocation", "mlflow.trace.archiveLocation")
 
 
 def unknown_references(
-    conn: Connection, schema: Schema, kind: Kind, ids: Sequence[str]
+    conn: Connection,
+    schema: Schema,
+    kind: Kind,
+    ids: Sequence[str],
+    *,
+    also: Sequence[ForeignKey] = (),
 ) -> dict[str, str]:
-    """Entity to the name of a table that gcd does not know and that refers to it."""
+    """Entity to the name of a table that refers to it: one that gcd does not know, or of `also`."""
     found: dict[str, str] = {}
-    for key in schema.strangers:
-        if key.to_table != ENTITY_TABLES[kind] or not ids:
-            continue
-        stranger = sa.table(key.table, sa.column(key.column), schema=key.schema)
-        column = stranger.c[key.column]
-        query = sa.select(column).where(column.in_(native(kind, ids))).distinct()
-        for entity in conn.execute(query).scalars():
-            found[str(entity)] = ".".join(filter(None, (key.schema, key.table)))
+    table = ENTITY_TABLES[kind]
+    for key in (*schema.strangers, *also):
+        if key.to_table == table and ids:
+            rows = conn.execute(naming(key, OWNERS[table], native(kind, ids)))
+            found.update({str(entity): key.name for entity in rows.scalars()})
     return found
+
+
+def naming(key: ForeignKey, column: str, ids: Sequence[Any]) -> sa.Select[*tuple[Any]]:
+    """The ids of those that a foreign key's rows refer to, by whichever columns."""
+    rows = sa.table(key.table, *map(sa.column, key.columns), schema=key.schema).alias()
+    owners = sa.table(key.to_table, *map(sa.column, {column, *key.to_columns})).alias()
+    pairs = zip(key.columns, key.to_columns, strict=True)
+    refers = sa.and_(*(rows.c[mine] == owners.c[theirs] for mine, theirs in pairs))
+    ident = owners.c[column]
+    return sa.select(ident).join(rows, refers).where(ident.in_(ids)).distinct()
 
 
 def stages(

@@ -37,7 +37,8 @@ class Reference:
     `is_scanned` references have no index that serves them: they are looked for once a cycle in one
     pass over the table, after the purge, rather than once a batch under its locks; those to
     experiments within the purge, for SQLite gives their numbers out again. `is_unbounded` ones may
-    be any number for one entity. `is_text` columns hold an experiment's number as text.
+    be any number for one entity. `is_text` columns hold an experiment's number as text. Where there is a
+    column `beside`, the row has the same in it as the row that it refers to, and an index serves that.
     """
 
     table: str
@@ -50,6 +51,7 @@ class Reference:
     is_unbounded: bool = False
     is_text: bool = False
     member: str = ""
+    beside: str = ""
 
 
 OWNERS: dict[str, str] = {
@@ -303,6 +305,7 @@ OF_PARTS: tuple[Reference, ...] = (
         "assessments",
         Action.CLEAR,
         "what overrode an assessment; where the whole trace goes, it goes too",
+        beside="trace_id",
     ),
 )
 

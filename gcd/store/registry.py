@@ -50,5 +50,5 @@ def open_registry(uri: str) -> Registry:
             )
         names = [column["name"] for column in inspector.get_columns(VERSIONS)]
         table = sa.table(VERSIONS, *map(sa.column, names))
-        found = Catalogue(family(conn.dialect.name), None, {VERSIONS: table}, (), {}, None)
+        found = Catalogue(family(conn.dialect.name), None, {VERSIONS: table}, (), (), None)
     return Registry(engine, Schema(found, ()))

@@ -5,7 +5,7 @@ It must never guess: a table or a trigger on what would be purged that it does n
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +14,9 @@ from sqlalchemy.engine import Connection
 
 from gcd.errors import SchemaUnsupported, StoreRefused
 from gcd.model import Kind
-from gcd.store.catalogue import Catalogue, ForeignKey, read_catalogue
+from gcd.store.catalogue import VERSIONS, Catalogue, ForeignKey, read_catalogue, revisions
 from gcd.store.references import ALL, ENTITY_TABLES, OWNERS, Action, Reference
+from gcd.store.revisions import KNOWN
 
 REQUIRED: dict[str, tuple[str, ...]] = {
     "experiments": ("experiment_id", "artifact_location", "lifecycle_stage"),
@@ -29,6 +30,10 @@ DELETED = "deleted"
 DELETING = frozenset({Action.DELETE, Action.DELETE_IF_MEMBER})
 BETWEEN_PARTS = frozenset({("span_metrics", "spans"), ("guardrails", "scorer_versions")})
 """Foreign keys between tables of one owner, or of what is refused anyway: (from, to)."""
+UNFINISHED = "_alembic_tmp_"
+"""What Alembic calls the copy of a table that it changes on SQLite, until it takes its place."""
+ACTING = frozenset({"CASCADE", "SET NULL", "SET DEFAULT"})
+"""Delete rules by which the database itself lets a row go; by all others it refuses."""
 STAMPS: dict[Kind, str] = {
     Kind.RUN: "deleted_time",
     Kind.LOGGED_MODEL: "last_updated_timestamp_ms",
@@ -45,6 +50,8 @@ class Schema:
     catalogue: Catalogue
     strangers: tuple[ForeignKey, ...]
     """Foreign keys on entities from tables that gcd does not know: what they name is kept."""
+    harmless: tuple[ForeignKey, ...] = ()
+    """Those from tables that an operator knows to be harmless: the database does as they say."""
 
     def references(self, to: str, *, scanned: bool) -> Iterator[Reference]:
         """The references to rows of a table that exist here, in the order of deletion."""
@@ -78,6 +85,24 @@ class Schema:
         table, column = ENTITY_TABLES[kind], STAMPS.get(kind, "")
         return self.table(table).c[column] if self.has(table, column) else sa.null()
 
+    @property
+    def shape(self) -> tuple[object, ...]:
+        """All that a purge relies on, to be compared: it changes when MLflow migrates."""
+        names = sorted({*self.purged_tables(), *REQUIRED})
+        columns = tuple((name, tuple(sorted(self.table(name).c.keys()))) for name in names)
+        keys = sorted(map(repr, (*self.strangers, *self.harmless)))
+        return self.catalogue.revisions, columns, tuple(keys)
+
+    def notes(self) -> tuple[str, ...]:
+        """What people should know of this schema."""
+        revision = self.catalogue.revision
+        if revision is None or revision in KNOWN:
+            return ()
+        return (
+            f"MLflow's schema revision {revision} is one that this gcd has not seen; it goes by the "
+            "tables and foreign keys that are there",
+        )
+
     def deleted_tables(self) -> frozenset[str]:
         """The tables that a collection deletes rows from."""
         names = {ref.table for ref in ALL if ref.action in DELETING} | {*OWNERS}
@@ -89,29 +114,47 @@ class Schema:
         return tuple(sorted(self.deleted_tables() | {n for n in changed if self.catalogue.has(n)}))
 
 
+def workspace_of(schema: Schema) -> sa.ColumnElement[Any]:
+    """The workspace of an experiment, NULL before MLflow had them."""
+    has_workspaces = schema.has("experiments", "workspace")
+    return schema.table("experiments").c.workspace if has_workspaces else sa.null()
+
+
 def is_live(table: sa.TableClause) -> sa.ColumnElement[bool]:
     """Not in the deleted stage; NULL is not deleted."""
     return sa.or_(table.c.lifecycle_stage.is_(None), table.c.lifecycle_stage != DELETED)
 
 
-def read_schema(conn: Connection) -> Schema:
-    """The live schema; StoreRefused where it is not MLflow's, SchemaUnsupported where unknown."""
+def read_schema(conn: Connection, harmless: Collection[str] = ()) -> Schema:
+    """The live schema; StoreRefused where it is not MLflow's, SchemaUnsupported where unknown.
+
+    `harmless` names tables and triggers that gcd does not know and an operator does.
+    """
     catalogue = read_catalogue(conn)
     check_mlflow(catalogue)
-    schema = Schema(catalogue, tuple(unknown_keys(catalogue)))
-    refuse_triggers(schema)
-    refuse_keys(schema)
+    refuse_unfinished(catalogue)
+    keys = list(unknown_keys(catalogue))
+    listed = [key for key in keys if is_harmless(key, harmless)]
+    strangers = [key for key in keys if key not in listed]
+    schema = Schema(catalogue, tuple(strangers), tuple(listed))
+    refuse_triggers(schema, harmless)
+    refuse_keys(schema, harmless)
     return schema
 
 
 def unknown_keys(catalogue: Catalogue) -> Iterator[ForeignKey]:
     """Foreign keys on the tables of entities that are in no row of the table of references."""
-    known = {(ref.table, ref.column, ref.to) for ref in ALL}
+    known = {(ref.table, (ref.column,), ref.to) for ref in ALL}
     entities = frozenset(ENTITY_TABLES.values())
     for key in catalogue.foreign_keys:
-        is_known = key.schema is None and (key.table, key.column, key.to_table) in known
+        is_known = key.schema is None and (key.table, key.columns, key.to_table) in known
         if key.to_table in entities and not is_known:
             yield key
+
+
+def is_harmless(key: ForeignKey, harmless: Collection[str]) -> bool:
+    """Whether an operator lists the table, and the database itself lets its rows go."""
+    return key.name in harmless and key.on_delete in ACTING
 
 
 def check_mlflow(catalogue: Catalogue) -> None:
@@ -130,25 +173,63 @@ def check_mlflow(catalogue: Catalogue) -> None:
             )
 
 
-def refuse_triggers(schema: Schema) -> None:
+def refuse_unfinished(catalogue: Catalogue) -> None:
+    """SchemaUnsupported where a migration of MLflow's is under way, or stopped half-way."""
+    hint = "let `mlflow db upgrade` end, or restore the backup from before it, then try again"
+    left = sorted(name for name in catalogue.tables if name.startswith(UNFINISHED))
+    if left:
+        sentence = f"a migration of MLflow's is not finished: the table {left[0]} is still there"
+        raise SchemaUnsupported(sentence, hint=hint)
+    found = catalogue.revisions
+    if found is not None and len(found) != 1:
+        rows = "no row" if not found else f"{len(found)} rows ({catalogue.revision})"
+        sentence = f"a migration of MLflow's is not finished: {VERSIONS} has {rows} instead of one"
+        raise SchemaUnsupported(sentence, hint=hint)
+
+
+def confirm(conn: Connection, schema: Schema) -> None:
+    """SchemaUnsupported where MLflow has migrated the database since; for a write transaction."""
+    if schema.catalogue.revisions is not None:
+        refuse_migrated(schema.catalogue.revisions, revisions(conn))
+
+
+def refuse_migrated(before: tuple[str, ...] | None, now: tuple[str, ...] | None) -> None:
+    """SchemaUnsupported where a revision is no longer what it was."""
+    if now != before:
+        was, is_now = (", ".join(each or ("none",)) for each in (before, now))
+        raise SchemaUnsupported(
+            f"MLflow migrated the database from revision {was} to {is_now} meanwhile; gcd stops",
+            hint="run gcd again when the migration is done",
+        )
+
+
+def refuse_triggers(schema: Schema, harmless: Collection[str]) -> None:
     """SchemaUnsupported where something unknown would fire on a purge."""
-    for table, trigger in schema.catalogue.delete_triggers.items():
-        if table in schema.deleted_tables():
+    for table, trigger in schema.catalogue.delete_triggers:
+        if table in schema.deleted_tables() and trigger not in harmless:
             raise SchemaUnsupported(
                 f"the trigger {trigger} fires when rows of {table} are deleted; gcd does not know it",
-                hint="drop the trigger, or keep collecting by hand",
+                hint="drop the trigger, or list it in purge.harmless if it may fire",
             )
 
 
-def refuse_keys(schema: Schema) -> None:
+def refuse_keys(schema: Schema, harmless: Collection[str]) -> None:
     """SchemaUnsupported where an unknown table hangs on a part of an entity."""
     known = {(ref.table, ref.to) for ref in ALL} | BETWEEN_PARTS
     parts = schema.deleted_tables() - frozenset(ENTITY_TABLES.values())
     for key in schema.catalogue.foreign_keys:
         is_known = key.schema is None and (key.table, key.to_table) in known
-        if key.to_table in parts and not is_known:
+        if key.to_table in parts and not is_known and not is_harmless(key, harmless):
             raise SchemaUnsupported(
-                f"the table {'.'.join(filter(None, (key.schema, key.table)))} refers to "
-                f"{key.to_table}, which gcd would delete from; gcd does not know it",
-                hint="drop the foreign key, or keep collecting by hand",
+                f"the table {key.name} refers to {key.to_table}, which gcd would delete from; gcd "
+                "does not know it",
+                hint=f"drop the foreign key, or {mend(key)}",
             )
+
+
+def mend(key: ForeignKey) -> str:
+    """What lets gcd collect what an unknown table refers to."""
+    listed = f'list it in purge.harmless = ["{key.name}"]'
+    if key.on_delete in ACTING:
+        return f"{listed}: its rows go, or lose the pointer, by its own ON DELETE {key.on_delete}"
+    return f"give it ON DELETE CASCADE or SET NULL, and {listed}"

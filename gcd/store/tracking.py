@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -18,17 +18,33 @@ from sqlalchemy.engine import Connection, Engine
 
 from gcd.durations import to_millis
 from gcd.errors import SchemaUnsupported, StoreRefused, StoreUnreachable
-from gcd.model import Candidate, Entry, Hold, Kind, Outcome, Place, Probe, Report, Root
-from gcd.store import connection, contents, holds, journal, purge, read, registry, tables
+from gcd.model import (
+    Candidate,
+    Entry,
+    Hold,
+    KeepReason,
+    Kind,
+    Outcome,
+    Place,
+    Probe,
+    Report,
+    Root,
+)
+from gcd.planning.policy import Keep
+from gcd.store import connection, contents, holds, indexes, journal, purge, read, registry, tables
 from gcd.store import lease as leases
 from gcd.store.eraser import Eraser, Export, slices
-from gcd.store.faults import is_conflict
+from gcd.store.faults import StillReferenced, is_conflict, is_foreign_key
 from gcd.store.lease import Lease
 from gcd.store.read import Wanted
-from gcd.store.schema import Schema, read_schema
+from gcd.store.references import ENTITY_TABLES
+from gcd.store.schema import Schema, read_schema, refuse_migrated
+from gcd.store.turns import Turns
 
 ATTEMPTS = 5
 """How often a transaction that lost a deadlock or a lock time-out is tried."""
+PATIENCE = timedelta(seconds=1)
+"""How long a transaction may take where each entity costs a look through a whole table."""
 
 T = TypeVar("T")
 
@@ -36,14 +52,28 @@ T = TypeVar("T")
 class TrackingStore:
     """An MLflow tracking store in a SQL database, and the registry's if that is another one."""
 
-    def __init__(self, uri: str, *, read_only: bool, registry_uri: str | None = None) -> None:
-        """Open the store and read its schema; raises StoreUnreachable, StoreRefused."""
+    def __init__(
+        self,
+        uri: str,
+        *,
+        read_only: bool,
+        registry_uri: str | None = None,
+        harmless: Collection[str] = (),
+    ) -> None:
+        """Open the store and read its schema; raises StoreUnreachable, StoreRefused.
+
+        `harmless` names tables and triggers that gcd does not know and that are no reason to stop.
+        """
         self.engine: Engine = connection.open_engine(uri, read_only=read_only)
+        self.harmless = harmless
         with connection.reading(self.engine) as conn:
-            self.schema: Schema = read_schema(conn)
+            self.schema: Schema = read_schema(conn, harmless)
             self.has_own_tables = tables.version_of(conn) is not None
         self.registry = registry.open_registry(registry_uri) if registry_uri else None
         self.export: Export | None = None
+        self.turns = Turns() if self.dialect == "sqlite" else None
+        self.seconds_each: Mapping[str, float] = {}
+        """Table to how long the database takes to delete a row for want of an index."""
 
     def close(self) -> None:
         """Close every connection."""
@@ -84,6 +114,8 @@ class TrackingStore:
                 self.refuse_unsafe_mysql(conn)
         tables.ensure(self.engine)
         self.has_own_tables = True
+        with self.reading() as conn:
+            self.seconds_each = indexes.seconds_each(conn, self.schema)
 
     def refuse_unsafe_mysql(self, conn: Connection) -> None:
         """Without transactions, or with statement-based replication, a purge is not atomic."""
@@ -116,14 +148,17 @@ class TrackingStore:
         return leases.holder_of(self.engine) if self.has_own_tables else None
 
     def check_unchanged(self) -> None:
-        """Refuse to go on when MLflow is migrating the database; raises SchemaUnsupported."""
+        """Refuse to go on when MLflow is migrating the database; raises SchemaUnsupported.
+
+        A migration may have begun and not noted a revision yet, so tables and keys are compared too.
+        """
         with self.reading() as conn:
-            now = read_schema(conn)
-        if now.catalogue.revision != self.schema.catalogue.revision:
+            now = read_schema(conn, self.harmless)
+        refuse_migrated(self.schema.catalogue.revisions, now.catalogue.revisions)
+        if now.shape != self.schema.shape:
             raise SchemaUnsupported(
-                f"MLflow migrated the database from {self.schema.catalogue.revision} to "
-                f"{now.catalogue.revision} meanwhile; gcd stops",
-                hint="run gcd again when the migration is done",
+                "the tables that gcd deletes from, or what refers to them, were changed meanwhile",
+                hint="run gcd again when the change is done",
             )
 
     # -- deciding --------------------------------------------------------------------------------
@@ -259,14 +294,55 @@ class TrackingStore:
         """Whether a giant's own row goes first: PostgreSQL deletes it whole, and quickly."""
         return self.dialect != "postgresql"
 
+    def purge_apart(
+        self, lease: Lease, batch: purge.Batch, rejudge: purge.Rejudge, error: StoreRefused
+    ) -> purge.Purged:
+        """A batch that a foreign key stopped, in halves, so that only what it names is kept."""
+        middle = len(batch.items) // 2
+        if not middle:
+            keep = Keep(KeepReason.UNKNOWN_REFERENCE, error.message)
+            return purge.Purged(kept={item.candidate.id: keep for item in batch.items})
+        parts = (batch.items[:middle], batch.items[middle:])
+        first, second = (self.purge(lease, replace(batch, items=p), rejudge) for p in parts)
+        return purge.Purged(
+            first.ids + second.ids, first.rows + second.rows, {**first.kept, **second.kept}
+        )
+
     def purge(self, lease: Lease, batch: purge.Batch, rejudge: purge.Rejudge) -> purge.Purged:
         """Journal and delete one batch in one transaction, the single point of no return."""
 
+        is_checked_at_once = self.checks_keys_at_once(batch.kind)
+
         def transaction(conn: Connection) -> purge.Purged:
             at = read.now_ms(conn)
-            return purge.purge(self.eraser(conn), lease, batch, rejudge, at)
+            done = purge.purge(self.eraser(conn), lease, batch, rejudge, at)
+            if is_checked_at_once:
+                purge.refuse_referenced(conn, self.schema, batch.kind, done.ids)
+            return done
 
-        return self.retried(transaction, foreign_keys=not batch.is_giant, is_exported=True)
+        foreign_keys = not (batch.is_giant or is_checked_at_once)
+        try:
+            return self.retried(transaction, foreign_keys=foreign_keys, is_exported=True)
+        except StoreRefused as error:
+            if not (isinstance(error, StillReferenced) or is_foreign_key(error.__cause__)):
+                raise
+            return self.purge_apart(lease, batch, rejudge, error)
+
+    def checks_keys_at_once(self, kind: Kind) -> bool:
+        """Whether gcd checks the foreign keys to a batch of runs itself, once.
+
+        SQLite would read a table that lacks an index once for each run, and keep all writers waiting.
+        Where an operator lets the database itself delete rows of other tables, it has to.
+        """
+        is_slow = self.dialect == "sqlite" and kind is Kind.RUN and "runs" in self.seconds_each
+        return is_slow and not self.schema.harmless
+
+    def most_at_once(self, kind: Kind, most: int) -> int:
+        """How many entities one transaction may take, where each takes its time."""
+        seconds = self.seconds_each.get(ENTITY_TABLES[kind], 0.0)
+        if not seconds or self.checks_keys_at_once(kind):
+            return most
+        return min(most, max(1, int(PATIENCE.total_seconds() / seconds)))
 
     def eraser(self, conn: Connection) -> Eraser:
         """What deletes rows in a transaction, and exports them where that is wanted."""
@@ -282,12 +358,15 @@ class TrackingStore:
         """Run a write transaction, again where the database chose it to lose a conflict."""
         for attempt in range(ATTEMPTS):
             try:
-                with self.export.batch() if is_exported and self.export else nullcontext():
-                    with connection.writing(self.engine, foreign_keys=foreign_keys) as conn:
-                        result = transaction(conn)
-                        if is_exported and self.export:
-                            self.export.seal()
-                    return result
+                writing = connection.writing(self.engine, foreign_keys=foreign_keys)
+                with (
+                    self.export.batch() if is_exported and self.export else nullcontext(),
+                    self.turns.taken(writing) if self.turns else writing as conn,
+                ):
+                    result = transaction(conn)
+                    if is_exported and self.export:
+                        self.export.seal()
+                return result
             except StoreUnreachable as error:
                 cause = error.__cause__
                 is_lost = isinstance(cause, sa.exc.DBAPIError) and is_conflict(cause)

@@ -52,9 +52,12 @@ class TestOnServers(_OnServer):
             "moto": {"line\nbreak", "\udcff\udcfe"},
             "seaweedfs": {*ODD_KEYS, *NOT_UTF8, *(n for n in ODD_NAMES if "\\" in n)},
         }
+        refused["radosgw"] = NOT_UTF8
         return [name for name in names if name not in refused[self.server.name]]
 
-    @pytest.mark.parametrize("objects", ["seaweedfs"], indirect=True)  # moto takes any credentials
+    @pytest.mark.parametrize(
+        "objects", ["seaweedfs", "radosgw"], indirect=True
+    )  # moto takes any credentials
     def test_wrong_credentials_are_one_clear_sentence(self) -> None:
         for name, mend in (("SECRET_ACCESS_KEY", "secret"), ("ACCESS_KEY_ID", "access key")):
             store = self.server.store({f"AWS_{name}": "not-the-right-one"})
@@ -62,6 +65,14 @@ class TestOnServers(_OnServer):
             assert problem is not None
             assert f"check the {mend}" in problem
             assert "not-the-right-one" not in problem
+
+    @pytest.mark.parametrize("objects", ["radosgw"], indirect=True)  # it keeps every key as it is
+    def test_hard_names_of_objects_are_deleted(self) -> None:
+        gone = {f"1/run1/artifacts/{name}" for name in (*HARD_NAMES, *ODD_KEYS, "")}
+        kept = {f"1/run1/{name}/f" for name in HARD_NAMES} | {"1/run1/artifacts"}
+        self._put_all(gone | kept)
+        assert self.delete("1/run1/artifacts/").usage.objects == len(gone)
+        assert self.keys() == kept
 
 
 class TestOnStub(ArtifactStoreContract):

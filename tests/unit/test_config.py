@@ -73,6 +73,11 @@ def told(error: BaseException | None) -> str:
 KEYS: dict[str, tuple[tuple[Any, Any], tuple[str, Any], tuple[object, Any]]] = {
     "stores.main.backend_store_uri": (("sqlite:///a", "sqlite:///a"), ("b", "b"), ("c", "c")),
     "stores.main.artifacts_destination": (("/a", "/a"), ("s3://b", "s3://b"), ("/c", "/c")),
+    "stores.main.artifacts_proxy": (
+        ("http://a:5000", "http://a:5000"),
+        ("https://b/mlflow", "https://b/mlflow"),
+        ("HTTP://[::1]:5000/", "HTTP://[::1]:5000/"),
+    ),
     "stores.main.registry_store_uri": (("sqlite:///r", "sqlite:///r"), ("s", "s"), ("t", "t")),
     "stores.main.mode": (("collect", "collect"), ("observe", "observe"), ("collect", "collect")),
     "stores.main.schedule": (
@@ -134,6 +139,11 @@ KEYS: dict[str, tuple[tuple[Any, Any], tuple[str, Any], tuple[object, Any]]] = {
     "artifacts.requests": ((1, 1), ("64", 64), (2, 2)),
     "artifacts.objects_per_second": ((1, 1), ("3_000", 3000), (2, 2)),
     "purge.batch_runs": ((1, 1), ("2", 2), (3, 3)),
+    "purge.harmless": (
+        (["reports.notes", "audit"], ("reports.notes", "audit")),
+        ('["reports.notes", "audit"]', ("reports.notes", "audit")),
+        (("x",), ("x",)),
+    ),
     "purge.batch_rows": ((1000, 1000), ("1_000_000", 1_000_000), ("2000", 2000)),
     "quota.max_entities": ((1, 1), ("2", 2), (3, 3)),
     "quota.max_bytes": ((10**12, 10**12), ("1_000_000", 1_000_000), (1, 1)),
@@ -849,7 +859,13 @@ def test_a_uri_on_the_command_line_never_gets_another_databases_registry() -> No
 
 @pytest.mark.parametrize(
     "name",
-    ["backend_store_uri", "artifacts_destination", "tracking_uri", "registry_store_uri"],
+    [
+        "backend_store_uri",
+        "artifacts_destination",
+        "artifacts_proxy",
+        "tracking_uri",
+        "registry_store_uri",
+    ],
 )
 def test_an_empty_uri_is_refused(name: str) -> None:
     assert "is empty" in no_store(load("", MLFLOW), **{name: " "})
@@ -900,3 +916,70 @@ def test_the_url_of_a_monitor_is_shown_without_its_path() -> None:
     shown = load('[hooks]\nping_url = "https://me:pw@hc.example.com:8443/ping/5ec2e7?x=1"').show()
     assert 'ping_url = "https://hc.example.com:8443/***"' in shown
     assert "5ec2e7" not in shown
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *(
+            "mlflow:5000",
+            "mlflow",
+            "ftp://mlflow",
+            "http://",
+            "http:///x",
+            "http://h:0",
+            "http://h:x",
+        ),
+        *("http://u:secret@h", "http://h?x", "http://h#x", "http://h/a b", "http://h/a/../b"),
+        *("http://h//a", "http://h/a//b", "http://h/%61", "http://h /", "sqlite:///x"),
+    ],
+)
+def test_a_proxy_is_the_url_of_a_server_and_no_more(url: str) -> None:
+    found = wrong(f"[stores.x]\nartifacts_proxy = '{url}'\n")
+    assert "must be the URL of an MLflow server" in found["stores.x.artifacts_proxy"]
+    with pytest.raises(ConfigError) as caught:
+        load("", MLFLOW).store(artifacts_proxy=url)
+    assert "must be the URL of an MLflow server" in str(caught.value)
+    assert "secret" not in told(caught.value) + str(found)
+
+
+def test_a_proxy_is_the_stores_own_and_a_flag_wins() -> None:
+    two = (
+        ONE + "artifacts_proxy = 'http://lab'\n[stores.other]\nbackend_store_uri = 'sqlite:///o'\n"
+    )
+    assert load(two).store("lab").artifacts_proxy == "http://lab"
+    assert load(two).store("other").artifacts_proxy is None
+    assert load(two).store("lab", artifacts_proxy="http://flag").artifacts_proxy == "http://flag"
+    asked = {**MLFLOW, "MLFLOW_TRACKING_URI": "http://mlflow:5000"}
+    assert load("", asked).store().artifacts_proxy is None
+
+
+@pytest.mark.parametrize(
+    ("own", "process", "found"),
+    [
+        ("MLFLOW_TRACKING_TOKEN", ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"), ()),
+        ("AZURE_STORAGE_SAS_TOKEN", ("AZURE_STORAGE_CONNECTION_STRING",), ()),
+        (
+            "AZURE_STORAGE_SAS_TOKEN",
+            ("MLFLOW_TRACKING_TOKEN", "MLFLOW_S3_ENDPOINT_URL"),
+            ("MLFLOW_TRACKING_TOKEN", "MLFLOW_S3_ENDPOINT_URL"),
+        ),
+        (
+            "MLFLOW_TRACKING_TOKEN",
+            ("MLFLOW_TRACKING_INSECURE_TLS",),
+            ("MLFLOW_TRACKING_INSECURE_TLS",),
+        ),
+    ],
+)
+def test_a_stores_own_credentials_leave_out_the_processs_of_their_family(
+    own: str, process: tuple[str, ...], found: tuple[str, ...]
+) -> None:
+    """MLflow prefers a user to a token: half of one's and half of another's would be somebody else."""
+    text = ONE + f"environment = ['{own}=own']\n"
+    environment = load(text, dict.fromkeys((own, *process), "process")).store("lab").environment
+    assert environment == {own: "own", **dict.fromkeys(found, "process")}
+
+
+def test_mlflows_credentials_for_its_server_are_every_stores() -> None:
+    process = {"MLFLOW_TRACKING_TOKEN": "process"}
+    assert load(ONE, process).store("lab").environment == process

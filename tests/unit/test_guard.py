@@ -16,12 +16,15 @@ from gcd.planning.guard import (
     Site,
     below,
     contains,
+    in_workspace,
     layout_root,
     make_targets,
     nearest,
     parse_place,
     place_uri,
+    proxy_at,
     why_sacred,
+    written_place,
 )
 from tests.strategies import FOLDERS, file_places, near_places, places
 
@@ -242,6 +245,143 @@ def test_nobody_deletes_at_any_other_web_address(uri: str) -> None:
 def test_proxied_dots_are_refused(base: str, path: str, scope: Scope) -> None:
     with pytest.raises(UnsafeTarget, match="dots"):
         parse_place(base + path, scope)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "a%09b/1",
+        "a\x7fb/1",
+        "a%0ab",
+        "a%3fb/1",
+        "a%2523b/1",
+        "a?x=y",
+        "a#x",
+        "%20a/1",
+        "FILE:a",
+        "a;",
+    ],
+)
+@pytest.mark.parametrize("scope", [ON_DISK, IN_BUCKET])
+def test_what_the_server_takes_for_another_path_is_refused(path: str, scope: Scope) -> None:
+    """It puts a path through a URL parser, and writes control characters in another way (tried)."""
+    with pytest.raises(UnsafeTarget):
+        parse_place(f"mlflow-artifacts:/{path}", scope)
+
+
+@pytest.mark.parametrize(
+    ("uri", "taken"),
+    [
+        ("mlflow-artifacts:/root/1", "mlflow-artifacts:/workspaces/team/root/1"),
+        ("mlflow-artifacts:///root/1", "mlflow-artifacts:///workspaces/team/root/1"),
+        ("mlflow-artifacts://h:1/root", "mlflow-artifacts://h:1/workspaces/team/root"),
+        ("MLFLOW-artifacts:/root", "MLFLOW-artifacts:/workspaces/team/root"),
+        (
+            "http://h/p/api/2.0/mlflow-artifacts/artifacts/root/1",
+            "http://h/p/api/2.0/mlflow-artifacts/artifacts/workspaces/team/root/1",
+        ),
+        *((same, same) for same in ("s3://bucket/1", "/data/1", "", "http://h/1", "runs:/x")),
+        *(
+            (same, same)
+            for same in (
+                "mlflow-artifacts:/workspaces/team/1",
+                "mlflow-artifacts:/workspaces%2fteam/1",
+                "mlflow-artifacts://h/workspaces/other/1",
+                "http://h/api/2.0/mlflow-artifacts/artifacts/workspaces/team/1",
+            )
+        ),
+    ],
+)
+def test_what_is_of_a_workspace_is_below_its_folder(uri: str, taken: str) -> None:
+    assert in_workspace(uri, "team") == taken
+    assert in_workspace(uri, "default") == in_workspace(uri, None) == in_workspace(uri, "") == uri
+
+
+# The server itself ------------------------------------------------------------------------------
+
+ASKED = replace(ON_DISK, destination=None, proxy=proxy_at("http://MLflow.internal:5000/"))
+BEHIND = replace(ON_DISK, destination=None, proxy=proxy_at("https://mlflow.internal/team"))
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        *PROXIED,
+        "mlflow-artifacts://mlflow.internal:5000/1/run",
+        "mlflow-artifacts://user:secret@MLFLOW.internal:5000/1/run",
+        "http://mlflow.internal:5000/api/2.0/mlflow-artifacts/artifacts/1/run",
+        "https://mlflow.internal:5000/ajax-api/2.0/mlflow-artifacts/artifacts/1/run/",
+        "mlflow-artifacts:/1//run/",
+        "mlflow-artifacts:/1/r%75n",
+        "mlflow-artifacts:/1/r%2575n",
+    ],
+)
+def test_every_name_of_a_tree_at_the_server_is_one_place(uri: str) -> None:
+    assert parse_place(uri, ASKED) == Place("mlflow-artifacts", "mlflow.internal:5000", "1/run/")
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "mlflow-artifacts://mlflow.internal/1",
+        "mlflow-artifacts://mlflow.internal:5001/1",
+        "mlflow-artifacts://other:5000/1",
+        "http://mlflow.internal:5000/team/api/2.0/mlflow-artifacts/artifacts/1",
+        "http://mlflow.internal:5000/mlflow-artifacts/artifacts/1",
+        "http://other:5000/api/2.0/mlflow-artifacts/artifacts/1",
+    ],
+)
+def test_what_another_server_has_is_not_asked_of_this_one(uri: str) -> None:
+    with pytest.raises(UnknownScheme):
+        parse_place(uri, ASKED)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "mlflow-artifacts:/1",
+        "mlflow-artifacts://mlflow.internal/1",
+        "mlflow-artifacts://mlflow.internal:443/1",
+        "https://mlflow.internal/team/api/2.0/mlflow-artifacts/artifacts/1",
+        "https://mlflow.internal:443/team/api/2.0/mlflow-artifacts/artifacts/1",
+    ],
+)
+def test_a_server_may_serve_below_a_path(uri: str) -> None:
+    assert parse_place(uri, BEHIND) == Place("mlflow-artifacts", "mlflow.internal", "1/")
+
+
+@pytest.mark.parametrize("base", ["", "/team2", "/team/x", "/tea"])
+def test_two_servers_may_share_a_host(base: str) -> None:
+    with pytest.raises(UnknownScheme, match="nobody can delete"):
+        parse_place(f"https://mlflow.internal{base}/api/2.0/mlflow-artifacts/artifacts/1", BEHIND)
+
+
+def test_a_known_destination_wins_over_the_server() -> None:
+    both = replace(ON_DISK, proxy=ASKED.proxy)
+    for uri in ("mlflow-artifacts:/1", "mlflow-artifacts://mlflow.internal:5000/1"):
+        assert parse_place(uri, both) == local("/srv/artifacts/1/")
+
+
+@pytest.mark.parametrize("path", ["../etc", "1/.", "%2e%2e/1", "a#b", "a%3fb", "a%0ab", "a;"])
+def test_what_the_server_may_not_be_asked_for_is_refused(path: str) -> None:
+    with pytest.raises(UnsafeTarget):
+        parse_place(f"mlflow-artifacts:/{path}", ASKED)
+
+
+@pytest.mark.parametrize("path", ["", "1/", "1/a b/", "100%/x/", "n\u00e4me/"])
+def test_a_place_at_a_server_is_read_back_whatever_is_configured_now(path: str) -> None:
+    place = Place("mlflow-artifacts", "mlflow.internal:5000", path)
+    assert written_place(place_uri(place)) == place
+    assert written_place("s3://bucket/1/") == Place("s3", "bucket", "1/")
+    with pytest.raises(UnknownScheme):
+        written_place("mlflow-artifacts:/1")
+
+
+def test_a_server_is_a_root_that_is_never_deleted() -> None:
+    root = Place("mlflow-artifacts", "mlflow.internal:5000", "")
+    location = parse_place("mlflow-artifacts:/1", ASKED)
+    assert layout_root(location, "1", ASKED) == root
+    assert why_sacred(root) == "it is all that the server keeps"
 
 
 # Places and URIs --------------------------------------------------------------------------------

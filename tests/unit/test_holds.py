@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gcd.model import Candidate, Hold, KeepReason, Kind, Place, Reach
-from gcd.planning.guard import Scope, parse_place
+from gcd.planning.guard import Scope, parse_place, proxy_at
 from gcd.planning.holds import HoldIndex, key
 from tests.strategies import NOW, TICK, near_places
 
@@ -338,3 +338,23 @@ def test_what_holds_an_entity_itself_is_told_before_what_names_it() -> None:
 )
 def test_an_id_is_found_however_a_source_writes_it(uri: str) -> None:
     assert unplaced(uri, KeepReason.REGISTERED).on(RUN) is not None
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "mlflow-artifacts:/1/run/artifacts",
+        "mlflow-artifacts://mlflow:5000/1/run/artifacts/model",
+        "http://mlflow:5000/api/2.0/mlflow-artifacts/artifacts/1/run/artifacts",
+        "https://MLflow:5000/api/2.0/mlflow-artifacts/artifacts/1/run",
+        "mlflow-artifacts:/1",
+    ],
+)
+def test_a_tree_at_a_server_is_held_in_every_spelling(uri: str) -> None:
+    scope = replace(NOWHERE, proxy=proxy_at("http://mlflow:5000"))
+    index = HoldIndex.build([(hold(uri=uri), parse_place(uri, scope))], NOW)
+    assert index.over(parse_place("mlflow-artifacts:/1/run/artifacts/", scope)) is not None
+    assert index.over(parse_place("mlflow-artifacts:/1/run2/artifacts/", scope)) is (
+        index.over(parse_place("mlflow-artifacts:/1/x/", scope))
+    )
+    assert index.over(parse_place("mlflow-artifacts:/2/run/artifacts/", scope)) is None

@@ -7,90 +7,22 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
 
 import pytest
 
-from gcd.artifacts import pace
 from gcd.artifacts.base import Options, Order
 from gcd.artifacts.s3 import S3ArtifactStore
 from gcd.errors import PermanentArtifactError, TransientArtifactError, UnsafeTarget
-from gcd.model import Entry, EntryState, Kind, Outcome, Place, Probe, Result, Root, Target, Usage
-from gcd.sweep import sweep
+from gcd.model import Entry, Outcome, Place, Probe, Result, Root, Target, Usage
 from tests.object_servers import ObjectServer
-from tests.s3_stub import Fault, Stub, stub_server
-
-NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
-ROOT = Place("s3", "bucket", "root/")
-RUNS = 6
-FILES = 20
-"""More than a page of a listing."""
-
-
-class Bench:
-    """A stub with a tree for each of some runs and one that nobody names, and gcd's store of it."""
-
-    def __init__(self, stub: Stub) -> None:
-        self.stub = stub
-        self.live = {"root/1/run10/artifacts/f", "root/1/run1", "root/1/live/artifacts/f", "f"}
-        self.trees = {
-            run: {f"root/1/run{run}/artifacts/f{n}" for n in range(FILES)} for run in range(RUNS)
-        }
-        keys = [*self.live, *(key for tree in self.trees.values() for key in tree)]
-        stub.keys["bucket"] = dict.fromkeys(keys, b"xy")
-        self.store = self.new_store()
-
-    def new_store(self, **options: object) -> S3ArtifactStore:
-        return ObjectServer("stub", self.stub.url).store(**options)
-
-    @property
-    def left(self) -> set[str]:
-        return set(self.stub.keys["bucket"])
-
-    def run(self, **options: object) -> list[Outcome]:
-        """One sweep of all trees; what it tells agrees with what is there."""
-        probe = Probe(is_there=True, identity=self.store.bucket(ROOT).identity)
-        arguments: dict[str, object] = {
-            "open_store": lambda scheme: self.store,
-            "roots": {ROOT: Root(ROOT, probe)},
-            "veto": lambda entry: None,
-            "now": NOW,
-            "hands": 4,
-        }
-        entries = [entry(number) for number in range(RUNS)]
-        found = list(sweep(entries, **(arguments | options)))  # type: ignore[arg-type]
-        assert sorted(each.entry.id for each in found) == list(range(RUNS))
-        for each in found:
-            if each.result is Result.SWEPT:
-                assert not self.trees[each.entry.id] & self.left
-        assert self.live <= self.left
-        return sorted(found, key=lambda each: each.entry.id)
-
-    def results(self, **options: object) -> set[Result]:
-        return {each.result for each in self.run(**options)}
-
-
-def entry(number: int) -> Entry:
-    target = Target(replace(ROOT, path=f"root/1/run{number}/artifacts/"), ROOT)
-    stamps = {"attempts": 0, "purged_at": NOW, "due_at": NOW}
-    return Entry(
-        number,
-        1,
-        Kind.RUN,
-        f"run{number}",
-        "1",
-        target,
-        EntryState.PENDING,
-        **stamps,  # type: ignore[arg-type]
-    )
+from tests.s3_bench import FILES, ROOT, RUNS, UNSIGNED, Bench, entry, new_bench
+from tests.s3_stub import Fault
 
 
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
-    monkeypatch.setattr(pace, "FIRST_PAUSE", 0.001)
-    monkeypatch.setattr(pace, "FLOOR", 20_000.0)
-    with stub_server() as stub:
-        yield Bench(stub)
+    with new_bench(monkeypatch) as made:
+        yield made
 
 
 def test_keys_of_many_trees_share_requests(bench: Bench) -> None:
@@ -124,12 +56,16 @@ FAULTS = {
 }
 
 
+@pytest.mark.parametrize("way", [{}, UNSIGNED], ids=["", "through the SDK"])
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_that_passes_is_outlived(bench: Bench, fault: str) -> None:
+def test_a_fault_that_passes_is_outlived(bench: Bench, fault: str, way: dict[str, str]) -> None:
     operation, what = FAULTS[fault]
+    bench.store = bench.new_store(way)
     bench.stub.faults[operation] = deque([what])
     assert bench.results() == {Result.SWEPT}
     assert bench.left == bench.live
+    assert bench.stub.through_sdk >= ({"list", "delete"} if way else set())
+    assert way or not bench.stub.through_sdk & {"list", "delete"}
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -143,6 +79,7 @@ def test_a_fault_that_stays_settles_nothing_that_is_not_gone_and_mends_itself(
         assert bench.left >= bench.live  # what was deleted may be known to be
     else:
         assert Result.SWEPT not in {each.result for each in told} or "keys" in fault
+    assert fault != "uploads 503" or not bench.stub.count("delete")
     for each in told:
         assert each.result in (Result.SWEPT, Result.DEFERRED)
         assert each.result is Result.SWEPT or "bucket" in (each.error or "")
@@ -305,12 +242,12 @@ def test_a_place_without_a_bucket_or_an_endpoint_is_refused(bench: Bench, uri: s
 def test_whose_the_bucket_must_be_is_said_in_every_request(bench: Bench) -> None:
     bench.stub.uploads["bucket"] = [("root/1/run2/artifacts/big", "u1")]
     bench.stub.keys["bucket"]["root/1/run1/artifacts/\x01"] = b""
-    server = ObjectServer("stub", bench.stub.url)
-    bench.store = server.store({"MLFLOW_S3_EXPECTED_BUCKET_OWNER": "123456789012"})
-    bench.store.probe(ROOT, ())
+    bench.stub.owners.clear()
+    bench.store = bench.new_store({"MLFLOW_S3_EXPECTED_BUCKET_OWNER": "123456789012"})
     list(bench.store.inspect(ROOT))
     assert bench.results() == {Result.SWEPT}
     assert bench.stub.owners == {"123456789012"}
+    assert not bench.stub.through_sdk & {"list", "delete"}
 
 
 def test_no_credentials_are_told(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
