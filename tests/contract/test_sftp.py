@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import os
 import shutil
+import struct
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import paramiko
 import pytest
 
 from gcd.artifacts import remote_walk
@@ -480,6 +482,24 @@ class TestConnections(_OnServer):
         store.delete(self.target(TREE), root)
         assert self.keys() == set()
         cut.close()
+
+    @pytest.mark.parametrize(
+        "error",
+        [paramiko.SFTPError("Garbage packet"), struct.error("unpack"), EOFError(), TimeoutError()],
+        ids=repr,
+    )
+    def test_a_reply_that_is_none_defers(
+        self, error: Exception, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def lstat(client: object, path: bytes) -> None:
+            raise error
+
+        root = self.known_root()
+        monkeypatch.setattr(paramiko.SFTPClient, "lstat", lstat)
+        store = self.ssh.store()
+        assert "broke off" in str(store.probe(self.root, ()).problem)
+        with pytest.raises(Lost, match="broke off"):
+            store.delete(self.target(TREE), root)
 
     def test_a_registry_ends_the_connections_of_its_stores(self) -> None:
         before = set(self.ssh.sessions())
