@@ -81,6 +81,7 @@ class TestPasswords:
         store.delete(gone)
         said = [gcd("plan", "--older-than", "0s", "--sizes", uri=store.uri)]
         said.append(gcd("doctor", uri=store.uri, env={"GCD_RETENTION__OLDER_THAN": "0s"}))
+        assert f"logs in as {USER}@127.0.0.1:{served.port}" in said[-1].stdout, shown(said[-1])
         said.append(collect(store.uri))
         assert remote.keys() == {f"ml flow/e/{r}/artifacts/model/f" for r in (live, failing)}
 
