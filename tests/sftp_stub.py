@@ -15,7 +15,7 @@ from typing import Any
 
 import paramiko
 
-USER, PASSWORD = "mlflow", "p@ss:w/ord".replace("/", "")
+USER, PASSWORD = "mlflow", "p@ss:word"
 
 
 class _Door(paramiko.ServerInterface):

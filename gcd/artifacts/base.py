@@ -20,7 +20,8 @@ is imported when the first URI of its scheme is met. Register it by entry point 
 * A store that can delete the objects of many trees with one request has `delete_many` too
   (`BulkArtifactStore`); one that knows more about its places than a probe tells has `inspect`
   (`InspectableArtifactStore`); one that logs in by passwords in URIs has `learn`
-  (`LearningArtifactStore`); a class that wants the operator's options has a class method
+  (`LearningArtifactStore`); one that keeps connections has `close` (`ClosingArtifactStore`); a class
+  that wants the operator's options has a class method
   `with_options(options)`. A class without it is called without arguments.
 * A store of objects need only say how its requests are sent: see `object_store.py` and `buckets.py`.
 * A server of files and folders need only be asked and told by name: see `folder_store.py` and
@@ -160,3 +161,11 @@ class LearningArtifactStore(ArtifactStore, Protocol):
 
     def learn(self, uri: str) -> None:
         """Take the password of a URI of any scheme, if it has one. It stays in memory."""
+
+
+@runtime_checkable
+class ClosingArtifactStore(ArtifactStore, Protocol):
+    """A store that keeps something open between its calls."""
+
+    def close(self) -> None:
+        """End what is kept open; the store may be used again."""

@@ -21,6 +21,8 @@ from gcd.errors import ArtifactError, PermanentArtifactError, TransientArtifactE
 SECONDS = 60
 LISTED = 10_000
 """Names taken from one listing, so that a wide folder costs no more memory than a narrow one."""
+LONGEST = 65_536
+"""Characters of a line of a listing."""
 FOREIGN = (ftplib.Error, OSError, EOFError, ValueError)
 FACTS = re.compile(r"((?:[^ =;]+=[^;]*;)+) (.+)", re.DOTALL)
 UNIX_LINE = re.compile(r"([-dlbcpsD])[-rwxsStTlL]{9}[.+@]?\s")
@@ -152,7 +154,9 @@ class FtpFiles(Files):
         with self._ftp.transfercmd(command) as data:
             try:
                 with data.makefile("r", encoding="latin-1", newline="\r\n") as lines:
-                    for line in lines:
+                    while line := lines.readline(LONGEST):
+                        if len(line) == LONGEST:
+                            raise ftplib.error_proto("a line of the listing has no end")
                         yield line.removesuffix("\r\n")
                 is_whole = True
             finally:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from threading import RLock
 
 from gcd import plugins
-from gcd.artifacts.base import ArtifactStore, Options
+from gcd.artifacts.base import ArtifactStore, ClosingArtifactStore, Options
 from gcd.errors import BackendError, ExtraMissing, GcdError, UnknownScheme
 from gcd.plugins import Plugin
 
@@ -100,6 +100,12 @@ class Registry:
             if scheme not in self._stores:
                 self._stores[scheme] = self._opened(scheme)
             return self._stores[scheme]
+
+    def close(self) -> None:
+        """End the connections that stores keep."""
+        for store in list(self._stores.values()):
+            if isinstance(store, ClosingArtifactStore):
+                store.close()
 
     def _opened(self, scheme: str) -> ArtifactStore:
         backend = self._backends.get(scheme)

@@ -5,6 +5,8 @@ It must never take a refusal for an absence, nor hold a password in what it says
 
 from __future__ import annotations
 
+import struct
+
 import paramiko
 
 from gcd.artifacts.remote_files import Lost
@@ -12,8 +14,15 @@ from gcd.artifacts.remote_walk import read_only
 from gcd.artifacts.walk import shown
 from gcd.errors import ArtifactError, PermanentArtifactError, TransientArtifactError
 
-FOREIGN = (paramiko.SSHException, EOFError, OSError, UnicodeError, ValueError)
-"""What comes out of paramiko; UnicodeError and ValueError where a reply is not what it should be."""
+FOREIGN = (
+    paramiko.SSHException,
+    paramiko.SFTPError,
+    EOFError,
+    OSError,
+    ValueError,
+    struct.error,
+)
+"""What comes out of paramiko; the last ones where a reply is not what it should be."""
 CHARACTERS = 200
 
 

@@ -60,16 +60,12 @@ def open_session(options: dict[str, Any], *, read_only: bool) -> Iterator[Sessio
         registry_uri=chosen.registry_store_uri,
         harmless=settings.harmless,
     )
+    registry = Registry(options=settings.options)
     try:
         refuse_workspaces(store, options)
-        yield Session(
-            config,
-            mask(chosen.backend_store_uri),
-            store,
-            Registry(options=settings.options),
-            settings,
-        )
+        yield Session(config, mask(chosen.backend_store_uri), store, registry, settings)
     finally:
+        registry.close()
         store.close()
 
 

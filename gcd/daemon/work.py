@@ -109,14 +109,14 @@ class Worker:
         """Plan, and tell what would be collected; nothing is written."""
         collect: Counter[str] = Counter()
         kept: Counter[KeepReason] = Counter()
-        survey = surveyed(duty, store)
-        survey.choose()
-        for plan in survey.plans():
-            self.pulse.beat(duty.name)
-            if stop.is_set():
-                return Turn("interrupted")
-            collect.update(decision.candidate.kind.value for decision in plan.collect)
-            kept.update(decision.keep[0].reason for decision in plan.keep)
+        with surveyed(duty, store) as survey:
+            survey.choose()
+            for plan in survey.plans():
+                self.pulse.beat(duty.name)
+                if stop.is_set():
+                    return Turn("interrupted")
+                collect.update(decision.candidate.kind.value for decision in plan.collect)
+                kept.update(decision.keep[0].reason for decision in plan.keep)
         self.metrics.planned(duty.name, collect.total(), kept)
         self._measure(duty, store)
         by_kind = ", ".join(f"{count} of kind {kind}" for kind, count in sorted(collect.items()))
@@ -162,9 +162,9 @@ class Worker:
         name = duty.name
         self.metrics.set("gcd_leader", 1, store=name)
         try:
-            survey = surveyed(duty, store)
             watcher = Watcher(name, self.pulse, self.metrics)
-            report = Collector(survey, lease, watcher, stop).collect()
+            with surveyed(duty, store) as survey:
+                report = Collector(survey, lease, watcher, stop).collect()
         finally:
             self.metrics.set("gcd_leader", 0, store=name)
         collected = sum(report.purged.values())
@@ -200,10 +200,14 @@ class Worker:
         return Turn("failed", error=text, reason=halt(error))
 
 
-def surveyed(duty: Duty, store: TrackingStore) -> Survey:
-    """A survey of the store as of now."""
+@contextmanager
+def surveyed(duty: Duty, store: TrackingStore) -> Iterator[Survey]:
+    """A survey of the store as of now; its connections end with it."""
     registry = Registry(options=duty.settings.options)
-    return Survey(store, registry, duty.settings, store.now())
+    try:
+        yield Survey(store, registry, duty.settings, store.now())
+    finally:
+        registry.close()
 
 
 def look(store: TrackingStore) -> Seen:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,6 +48,18 @@ def test_what_mlflow_logged_for_what_is_deleted_goes_and_nothing_else(
     collect_part_of_what_was_logged(remote)
 
 
+def test_what_a_missing_library_keeps_says_what_to_install(store: RealStore) -> None:
+    for scheme in ("sftp", "hdfs"):
+        store.delete(store.run(store.experiment(scheme, f"{scheme}://host/ml"), files={}))
+    hidden = {"TEST_HIDE_MODULES": "paramiko,fsspec"}
+    done = gcd("plan", "--older-than", "0s", "--json", uri=store.uri, env=hidden)
+    reasons = [each["reasons"][0] for each in json.loads(done.stdout)["items"]]
+    assert {each["reason"] for each in reasons} == {"no_backend"}
+    told = " ".join(each["detail"] for each in reasons)
+    assert "pip install 'gcd[sftp]'" in told
+    assert "pip install 'gcd[fsspec]'" in told
+
+
 class TestPasswords:
     @pytest.fixture
     def served(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stub]:
@@ -68,6 +81,7 @@ class TestPasswords:
         store.delete(gone)
         said = [gcd("plan", "--older-than", "0s", "--sizes", uri=store.uri)]
         said.append(gcd("doctor", uri=store.uri, env={"GCD_RETENTION__OLDER_THAN": "0s"}))
+        assert f"logs in as {USER}@127.0.0.1:{served.port}" in said[-1].stdout, shown(said[-1])
         said.append(collect(store.uri))
         assert remote.keys() == {f"ml flow/e/{r}/artifacts/model/f" for r in (live, failing)}
 

@@ -15,7 +15,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from gcd.artifacts import fsspec_store
 from gcd.artifacts.base import Options
-from gcd.artifacts.fsspec_store import PLAIN, FsspecArtifactStore
+from gcd.artifacts.fsspec_store import PLAIN, FsspecArtifactStore, FsspecFiles
 from gcd.errors import PermanentArtifactError, UnsafeTarget
 from gcd.model import Place, Root, Target
 from gcd.testing import ODD_KEYS, ArtifactStoreContract
@@ -119,6 +119,19 @@ class TestArrow(_OnDisk, ArtifactStoreContract):
         assert self.keys() == {"1/run1/late"}
         assert self.folders() == {"1", "1/run1", "2", "2/models"}
         assert "stay" in [each.seen for each in self.store.inspect(self.root)][-1]
+
+    def test_what_appears_after_the_first_look_stays(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.put(TREE + "f", b"x")
+        real = FsspecFiles.remove_folder
+
+        def remove_folder(files: FsspecFiles, path: str) -> bool:
+            if path.endswith("run1"):
+                self.put("1/run1/late", b"x")
+            return real(files, path)
+
+        monkeypatch.setattr(FsspecFiles, "remove_folder", remove_folder)
+        assert self.delete(TREE).usage.objects == 1
+        assert self.keys() == {"1/run1/late"}
 
     def test_names_that_the_library_reads_as_others_keep_the_tree(
         self, monkeypatch: pytest.MonkeyPatch

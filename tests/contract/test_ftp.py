@@ -123,6 +123,14 @@ class TestSafety(_OnServer):
             self.delete(TREE)
         assert self.keys() == {TREE + "line\nbreak"}
 
+    def test_a_line_without_an_end_defers(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.put(TREE + "a-rather-long-name", b"x")
+        root = self.known_root()
+        monkeypatch.setattr(ftp, "LONGEST", 20)
+        with pytest.raises(Lost, match="no end"):
+            self.store.delete(self.target(TREE), root)
+        assert self.keys() == {TREE + "a-rather-long-name"}
+
     def test_a_wide_folder_is_listed_in_parts(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(ftp, "LISTED", 7)
         self._put_all({f"{TREE}{number}" for number in range(40)} | {TREE + "d/e", "1/run2/f"})

@@ -5,17 +5,21 @@ from __future__ import annotations
 import getpass
 import os
 import shutil
+import struct
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import paramiko
 import pytest
 
 from gcd.artifacts import remote_walk
 from gcd.artifacts.base import Deleted, InspectableArtifactStore, LearningArtifactStore, Options
+from gcd.artifacts.registry import Registry
 from gcd.artifacts.remote_files import Item, Lost
 from gcd.artifacts.sftp import SftpArtifactStore, SftpFiles
 from gcd.errors import ArtifactError, PermanentArtifactError, TransientArtifactError, UnsafeTarget
@@ -478,6 +482,36 @@ class TestConnections(_OnServer):
         store.delete(self.target(TREE), root)
         assert self.keys() == set()
         cut.close()
+
+    @pytest.mark.parametrize(
+        "error",
+        [paramiko.SFTPError("Garbage packet"), struct.error("unpack"), EOFError(), TimeoutError()],
+        ids=repr,
+    )
+    def test_a_reply_that_is_none_defers(
+        self, error: Exception, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def lstat(client: object, path: bytes) -> None:
+            raise error
+
+        root = self.known_root()
+        monkeypatch.setattr(paramiko.SFTPClient, "lstat", lstat)
+        store = self.ssh.store()
+        assert "broke off" in str(store.probe(self.root, ()).problem)
+        with pytest.raises(Lost, match="broke off"):
+            store.delete(self.target(TREE), root)
+
+    def test_a_registry_ends_the_connections_of_its_stores(self) -> None:
+        before = set(self.ssh.sessions())
+        registry = Registry(options=Options(environment=self.ssh.environment))
+        assert registry.open("sftp").probe(self.root, ()).is_there
+        assert set(self.ssh.sessions()) - before
+        registry.close()
+        for _ in range(100):
+            if not set(self.ssh.sessions()) - before:
+                return
+            time.sleep(0.05)
+        raise AssertionError("a connection is left")
 
     def test_a_server_that_is_down_is_left_alone_for_a_while(self) -> None:
         port = free_port()
