@@ -9,6 +9,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -396,9 +397,10 @@ class Collector:
             hands=self.settings.hands,
         )
         outcomes: list[Outcome] = []
-        for part in slices(swept, SETTLED):
-            self.store.settle(self.lease, part, self.store.now())
-            outcomes += part
+        with closing(swept):  # no hand goes on where settling fails
+            for part in slices(swept, SETTLED):
+                self.store.settle(self.lease, part, self.store.now())
+                outcomes += part
         self._count(outcomes)
         self._close_failing_roots(outcomes)
 
