@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from contextlib import closing
 
 from gcd.errors import TransientArtifactError
 from gcd.model import Entry, KeepReason, Kind, Outcome, Place, Result
