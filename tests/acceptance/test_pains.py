@@ -31,18 +31,18 @@ def test_pain_1_one_bad_run_does_not_stop_the_others(store: RealStore) -> None:
     (outside / "precious").write_text("not yours")
     store.tree(linked).parent.mkdir(exist_ok=True)
     store.tree(linked).symlink_to(outside)
-    ftp = store.run(store.experiment("ftp", "ftp://127.0.0.1/store"), files={})
+    foreign = store.run(store.experiment("foreign", "oss://bucket/store"), files={})
     nowhere = store.run(good, files={})
-    store.delete(*runs, missing, linked, ftp, nowhere)
+    store.delete(*runs, missing, linked, foreign, nowhere)
     store.sql("UPDATE runs SET artifact_uri = NULL WHERE run_uuid = :run", run=nowhere)
 
     for _ in range(2):
         done = collect(store.uri, expect=None)
         assert done.returncode in (0, 3), shown(done)
         assert not store.runs() & {*runs, missing}
-        assert store.exists(ftp)
+        assert store.exists(foreign)
         assert (outside / "precious").read_text() == "not yours"
-    assert decisions(store.uri)[ftp] == "no_backend"
+    assert decisions(store.uri)[foreign] == "no_backend"
     assert decisions(store.uri).get(linked) in ("unsafe_target", "shared")
 
 
