@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from contextlib import closing
 
 from gcd.errors import TransientArtifactError
 from gcd.model import Entry, KeepReason, Kind, Outcome, Place, Result
@@ -97,9 +98,10 @@ class Backlog:
             hands=self.survey.settings.hands,
         )
         outcomes: list[Outcome] = []
-        for part in slices(swept, SETTLED):
-            self.store.settle(self.lease, part, self.store.now())
-            outcomes += part
+        with closing(swept):  # no hand goes on where settling fails
+            for part in slices(swept, SETTLED):
+                self.store.settle(self.lease, part, self.store.now())
+                outcomes += part
         self._count(outcomes)
         self._close_failing_roots(outcomes)
 

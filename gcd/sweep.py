@@ -44,7 +44,7 @@ def sweep(
     now: datetime,
     hands: int,
     breaker: int = 3,
-) -> Iterator[Outcome]:
+) -> Generator[Outcome, None, None]:
     """Delete the trees of `entries` and yield an outcome for each, in no particular order.
 
     `veto` is asked in the same hand immediately before a deletion; what it returns parks the entry.

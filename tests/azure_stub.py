@@ -30,6 +30,7 @@ STATUS = {
     "InternalError": 500,
     "AuthorizationPermissionMismatch": 403,
     "AuthenticationFailed": 403,
+    "AuthorizationFailure": 403,
     "ContainerNotFound": 404,
     "BlobNotFound": 404,
     "LeaseIdMissing": 412,

@@ -52,9 +52,7 @@ class Gone:
 def without(tables: Tables, ids: Collection[str]) -> Tables:
     """The rows as they must be once these entities are collected, of whatever kind each is."""
     moved, gone = settled_datasets(tables, collected(tables, ids))
-    left = {
-        name: [row for row in rows if not goes(name, row, gone)] for name, rows in moved.items()
-    }
+    left = {name: [row for row in moved[name] if not goes(name, row, gone)] for name in tables}
     homes = owners_homes(left)
     return {name: [changed(name, row, gone, homes) for row in rows] for name, rows in left.items()}
 

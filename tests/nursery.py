@@ -194,20 +194,23 @@ def serve(channel: socket.socket) -> dict[str, Any] | None:
         if not text:
             return None
         reading, writing = os.pipe()
+        waiting, letting = os.pipe()
         between = os.fork()
         if not between:
             child = os.fork()
             if child:
                 os.write(writing, str(child).encode())
                 os._exit(0)
+            os.read(waiting, 1)
             for number, fd in enumerate(streams):
                 os.dup2(fd, number)
             os.closerange(3, 256)
             channel.detach()
             return dict(json.loads(text))
         os.waitpid(between, 0)  # from here on the child is the tests' own
+        os.write(letting, b".")
         channel.send(os.read(reading, 100))
-        for fd in (reading, writing, *streams):
+        for fd in (reading, writing, waiting, letting, *streams):
             os.close(fd)
 
 

@@ -33,7 +33,7 @@ object_places = st.builds(
     Place,
     st.sampled_from(["s3", "gs", "wasbs", "abfss", "sftp", "memory"]),
     st.text("abc.-@", max_size=6),
-    st.lists(st.text(max_size=6).filter(lambda key: not set("\0/?#") & set(key)), max_size=4)
+    st.lists(st.text(max_size=6).filter(lambda key: not set("\0\t\r\n/?#") & set(key)), max_size=4)
     .map("/".join)
     .map(lambda path: path and path + "/"),
 )

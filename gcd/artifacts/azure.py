@@ -59,14 +59,13 @@ class AzureArtifactStore(ObjectArtifactStore[AzureContainer]):
 
     def _note(self, bucket: Bucket) -> str | None:
         if self.deletes_versions and isinstance(bucket, AzureContainer):
-            return bucket.keeps_deleted
+            return bucket.settings.keeps_deleted
         return super()._note(bucket)
 
     def inspect(self, root: Place) -> Iterator[Remark]:
         """Folders, versions, policies, missing permissions, and where the credentials come from."""
-        return remarks(
-            self.bucket(root), address_of(root), self.session, all_versions=self.deletes_versions
-        )
+        settings, address = self.bucket(root).settings, address_of(root)
+        return remarks(settings, address, self.session, all_versions=self.deletes_versions)
 
     # -- folders -----------------------------------------------------------------------------------
 
@@ -84,7 +83,7 @@ class AzureArtifactStore(ObjectArtifactStore[AzureContainer]):
             return deletion
         try:
             bucket = self.bucket(order.target.place)
-            if bucket.has_folders:
+            if bucket.settings.has_folders:
                 tree = order.target.place.path.rstrip("/")
                 if error := bucket.remove_folder(tree, order.permit):
                     return Deletion(order, error)
@@ -103,7 +102,7 @@ class AzureArtifactStore(ObjectArtifactStore[AzureContainer]):
         if not (same_bucket and place.path.startswith(root.path)):
             raise UnsafeTarget(f"{place.path!r} is not below {root.path!r}")
         bucket = self.bucket(place)
-        if not bucket.has_folders:
+        if not bucket.settings.has_folders:
             return
         for name in LAYOUT:
             bucket.remove_folder(place.path + name)

@@ -1,4 +1,4 @@
-"""The requests that gcd sends to one container in Azure: listings, deletions, settings.
+"""The requests that gcd sends to one container in Azure: listings, deletions, empty folders.
 
 It must never change a name on its way, nor take a reply that is no listing for an empty one.
 """
@@ -9,7 +9,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from threading import Lock, Semaphore
+from threading import Semaphore
 from typing import Any, TypeVar
 
 from azure.core import MatchConditions
@@ -18,7 +18,8 @@ from azure.storage.blob import BlobServiceClient
 from azure.storage.filedatalake import DataLakeServiceClient
 
 from gcd.artifacts.azure_batch import Answer, answers
-from gcd.artifacts.azure_errors import FOLDER, FOREIGN, GONE, Busy, code_of, of_code, translated
+from gcd.artifacts.azure_errors import FOREIGN, GONE, Busy, code_of, of_code, translated
+from gcd.artifacts.azure_settings import READER, Settings
 from gcd.artifacts.buckets import Bucket, Item, NotOffered
 from gcd.artifacts.pace import Pace
 from gcd.errors import (
@@ -30,9 +31,7 @@ from gcd.errors import (
 
 T = TypeVar("T")
 
-READER = "the role Storage Blob Data Reader (a SAS token: l)"
 DELETER = "the role Storage Blob Data Contributor (a SAS token: d, for versions x)"
-SETTINGS = "Microsoft.Storage/storageAccounts/blobServices/read"
 PAGE = 5000
 FOLDERS = 5000
 """Folders of a tree that are held in memory at once; the next listing finds the others."""
@@ -40,10 +39,6 @@ SNAPSHOT = "snapshot "
 """What marks the version of an item that is a snapshot."""
 DOTS = re.compile(r"(?:^|[/\\])\.\.?(?:[/\\]|$)")
 """Segments that a library or a server on the way resolves: another blob would be deleted."""
-KEEPS_VERSIONS = (
-    "the container keeps old versions: what is deleted frees space only by the account's lifecycle "
-    'rules; artifacts.versions = "all" deletes every version'
-)
 
 
 class AzureContainer(Bucket):
@@ -63,11 +58,9 @@ class AzureContainer(Bucket):
         pace: Pace,
     ) -> None:
         super().__init__(name, identity, slots=slots, pace=pace)
-        self._service = service
+        self.settings = Settings(name, service, self.ask)
         self._client = service.get_container_client(name)
         self._lake = lake.get_file_system_client(name)
-        self._known: dict[str, Any] = {}
-        self._lock = Lock()
 
     # -- requests ----------------------------------------------------------------------------------
 
@@ -75,7 +68,7 @@ class AzureContainer(Bucket):
         try:
             return call()
         except FOREIGN as error:
-            self._note_folders(code_of(error))
+            self.settings.note(code_of(error))
             # Its text, and that of what caused it, may hold a URL with the signature of a SAS token.
             raise translated(error, where or self._where(), role) from None
 
@@ -111,8 +104,8 @@ class AzureContainer(Bucket):
             yield list(reversed(folders))  # one is listed before what is in it
 
     def _pages(self, prefix: str, *, all_versions: bool, limit: int | None) -> Iterator[list[Item]]:
-        include = [] if self.has_folders is False else ["metadata"]
-        for more in () if self.has_folders else _included(all_versions=all_versions):
+        include = [] if self.settings.has_folders is False else ["metadata"]
+        for more in () if self.settings.has_folders else _included(all_versions=all_versions):
             try:
                 yield from self._listed(prefix, [*include, *more], limit)
                 return
@@ -165,7 +158,7 @@ class AzureContainer(Bucket):
         return Item(key, version, blob.size or 0, blob.last_modified, self._is_folder(blob))
 
     def _is_folder(self, blob: Any) -> bool:
-        return self.has_folders is not False and is_folder(blob)
+        return self.settings.has_folders is not False and is_folder(blob)
 
     # -- deletions ---------------------------------------------------------------------------------
 
@@ -205,12 +198,12 @@ class AzureContainer(Bucket):
             ) from error
 
     def _refusal(self, item: Item | None, answer: Answer) -> ArtifactError:
-        self._note_folders(answer.code)
+        self.settings.note(answer.code)
         return of_code(answer.code, answer.text, self._where(item), DELETER, answer.status)
 
     def delete_one(self, item: Item) -> ArtifactError | None:
         """Delete one by itself; why the store did not."""
-        if item.is_marker and self.has_folders:
+        if item.is_marker and self.settings.has_folders:
             return self.counted(lambda: self._remove_folder(item, lambda: None))
         if is_unsafe(item.key):
             text = f"{self._where(item)}: a segment of dots, or what is no text, is not sent"
@@ -263,24 +256,6 @@ class AzureContainer(Bucket):
 
     # -- folders -----------------------------------------------------------------------------------
 
-    @property
-    def has_folders(self) -> bool | None:
-        """Whether folders are real here (a hierarchical namespace), None if the store does not say."""
-        return self._once("folders", self._ask_folders)  # type: ignore[no-any-return]
-
-    def _ask_folders(self) -> bool | None:
-        try:
-            found = self.ask(self._client.get_account_information, READER)
-        except PermanentArtifactError:
-            return None
-        answer = found.get("is_hns_enabled")
-        return None if answer is None else str(answer).lower() == "true"
-
-    def _note_folders(self, code: str) -> None:
-        """A store that did not say so before may say it by what it refuses."""
-        if code in FOLDER:
-            self._known["folders"] = True
-
     def remove_folder(self, path: str, permit: Callable[[], None] = lambda: None) -> Busy | None:
         """Remove a folder if it is empty, else say so. What is not there is success.
 
@@ -312,62 +287,10 @@ class AzureContainer(Bucket):
             return error
         return None
 
-    # -- settings ----------------------------------------------------------------------------------
-
-    def _once(self, name: str, ask: Callable[[], Any]) -> Any:
-        with self._lock:
-            if name not in self._known:
-                self._known[name] = ask()
-            return self._known[name]
-
-    @property
-    def days_kept(self) -> int | None:
-        """Days that deleted blobs are kept for, 0 for none, None if the store does not say."""
-        return self._once("days", self._ask_days)  # type: ignore[no-any-return]
-
-    def _ask_days(self) -> int | None:
-        try:
-            found = self.ask(self._service.get_service_properties, SETTINGS)
-        except PermanentArtifactError:
-            return None
-        policy = found["delete_retention_policy"]
-        return int(policy.days or 0) if policy.enabled else 0
-
-    @property
-    def keeps_versions(self) -> bool:
-        """Whether the first blob has a version, which it has only where versions are kept."""
-        return self._once("versions", self._ask_versions)  # type: ignore[no-any-return]
-
-    def _ask_versions(self) -> bool:
-        if self._known.get("folders"):
-            return False
-        try:
-            page, _ = self.ask(lambda: self._page("", ["versions"], 1, None), READER)
-        except PermanentArtifactError:
-            return False
-        return any(blob.version_id for blob in page)
-
     @property
     def keeps(self) -> str | None:
         """That old versions or deleted blobs stay, where they do."""
-        return KEEPS_VERSIONS if self.keeps_versions else self.keeps_deleted
-
-    @property
-    def keeps_deleted(self) -> str | None:
-        """That deleted blobs stay for some days, where they do."""
-        if not self.days_kept:
-            return None
-        return f"the account keeps what is deleted for {self.days_kept} days, and its space with it"
-
-    def holds(self) -> list[str]:
-        """Which policies hold the container's blobs. Raises an ArtifactError."""
-        found: Any = self.ask(self._client.get_container_properties, READER)
-        policies = {
-            "an immutability policy": found.has_immutability_policy,
-            "a legal hold": found.has_legal_hold,
-            "immutability of versions": found.immutable_storage_with_versioning_enabled,
-        }
-        return [name for name, is_set in policies.items() if is_set]
+        return self.settings.keeps
 
 
 def _included(*, all_versions: bool) -> list[list[str]]:
@@ -381,7 +304,8 @@ def _included(*, all_versions: bool) -> list[list[str]]:
 
 def is_folder(properties: Any) -> bool:
     """Whether a blob stands for a folder."""
-    return str((properties.metadata or {}).get("hdi_isfolder", "")).lower() == "true"
+    metadata = {name.lower(): value for name, value in (properties.metadata or {}).items()}
+    return str(metadata.get("hdi_isfolder", "")).lower() == "true"
 
 
 def is_unsafe(key: str) -> bool:

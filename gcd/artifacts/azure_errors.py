@@ -67,6 +67,10 @@ class Busy(TransientArtifactError):
     """The store answers that this one blob stays for now: a lease, a folder that is not empty."""
 
 
+class NotAuthenticated(TransientArtifactError):
+    """The store does not believe the credentials, or not here."""
+
+
 def code_of(error: BaseException) -> str:
     """The code of an error that the store answered with, empty for one that it did not."""
     code = getattr(error, "error_code", None)
@@ -90,7 +94,7 @@ def of_code(code: str, text: str, where: str, role: str, status: int = 0) -> Art
     if code in ABSENT:
         return NoBucket(said, hint="create the container, or correct the URI or the credentials")
     if code in WHOLE_STORE:
-        return TransientArtifactError(said, hint=WHOLE_STORE[code])
+        return NotAuthenticated(said, hint=WHOLE_STORE[code])
     if code in THROTTLING or status in (429, 503):
         return Refused(said)
     if code in NOT_OFFERED or status in (405, 501):

@@ -75,9 +75,8 @@ class ProxyArtifactStore:
         A root has no identity: what the server stands before may be an empty mount point tomorrow. So
         a named tree is looked for each time.
         """
-        if root.authority != self.authority:
-            return Probe(is_there=False, problem=self._another(root).message)
         try:
+            self._refuse_another(root)
             self.server.is_empty(root.path)  # it answers with a listing
             below = islice((p.path for p in named if is_tree(p, root)), LOOKED_FOR)
             is_found = any(not self.server.is_empty(path) for path in below)
@@ -110,7 +109,9 @@ class ProxyArtifactStore:
 
     def measure(self, target: Target) -> Usage:
         """Objects and bytes below the place, as the server tells; folders that go in circles once."""
-        return self._counted(self._path(target))[0]
+        path = self._path(target)
+        self._refuse_another(target.place)
+        return self._counted(path)[0]
 
     def _counted(self, path: str) -> tuple[Usage, bool]:
         """What a tree holds, and whether anything at all is listed there.
@@ -129,7 +130,7 @@ class ProxyArtifactStore:
             except PermanentArtifactError:
                 continue  # a link that leads out of the server's store
             usage += found.usage
-            if inner.count("/") - path.count("/") < DEEPEST:
+            if inner.count("/") - path.count("/") < DEEPEST and len(waiting) < WALKED:
                 waiting += [f"{inner}{name}/" for name in found.folders]
         is_listed = bool(top.usage.objects or top.folders or not top.is_whole)
         if is_listed:
@@ -224,23 +225,27 @@ class ProxyArtifactStore:
         target, root = order.target, order.root
         if root.place != target.root:
             raise UnsafeTarget(f"{target.place.path!r} is not below {root.place.path!r}")
-        if target.place.authority != self.authority:
-            raise self._another(target.place)
+        self._refuse_another(target.place)
         if root.remembered_identity is not None:
             raise TransientArtifactError(
                 f"{place_uri(root.place)} was {root.remembered_identity} once, and a server tells nothing",
                 hint="if it is the right one: gcd doctor --accept-root",
             )
 
-    def _another(self, place: Place) -> TransientArtifactError:
-        return TransientArtifactError(
-            f"artifacts_proxy is {self.authority}, and the files are with {place.authority}",
-            hint="give that one as artifacts_proxy until they are deleted",
-        )
+    def _refuse_another(self, place: Place) -> None:
+        """Raise where a place is at another server."""
+        if place.authority != self.authority:
+            raise TransientArtifactError(
+                f"artifacts_proxy is {self.authority}, and the files are with {place.authority}",
+                hint="give that one as artifacts_proxy until they are deleted",
+            )
 
     def _refuse_unproved(self, root: Root) -> None:
-        """Raise where a tree is missing and nothing tells that the server's own store is there."""
-        if root.is_accepted or root.probe.is_named_found:
+        """Raise where a tree is missing and nothing tells that the server's own store is there.
+
+        What a probe found may be an hour old: a disk behind the server can be gone since.
+        """
+        if root.is_accepted:
             return
         if self._seen_at is not None and clock.monotonic() - self._seen_at < FRESH:
             return

@@ -73,8 +73,9 @@ class Session:
         return self.headers.get("authorization", "").partition(" ")[0].lower() or None
 
     def _authorization(self) -> dict[str, str]:
-        """As MLflow: a user with a password, else a token."""
-        of_file = self._of_file()
+        """As MLflow: a user with a password, else a token; of its file only where no variable says who."""
+        said = any(self.environment.get(name) for name in (USERNAME, PASSWORD, TOKEN))
+        of_file = {} if said else self._of_file()
         user = self.environment.get(USERNAME) or of_file.get(USERNAME.lower())
         password = self.environment.get(PASSWORD) or of_file.get(PASSWORD.lower())
         if user and password:

@@ -93,6 +93,7 @@ class S3Bucket(Bucket):
             reply = self._wire.call(operation, parameters)
             if reply is None:
                 reply = dict(getattr(self._client, operation)(**self._fixed, **parameters))
+                self._wire.confirm()
         except FOREIGN as error:
             raise translated(error, f"bucket {self.name}", ACTIONS[operation]) from error
         if operation in LISTINGS:

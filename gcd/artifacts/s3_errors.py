@@ -5,6 +5,8 @@ It must never take a refusal for an empty answer, nor hold a credential in what 
 
 from __future__ import annotations
 
+import ssl
+
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
@@ -100,7 +102,7 @@ def of_library(error: BaseException, where: str) -> ArtifactError:
             return TransientArtifactError(said, hint=hint)
         case ParamValidationError():
             return PermanentArtifactError(said)
-        case SSLError():
+        case SSLError() | ssl.SSLError():
             hint = "AWS_CA_BUNDLE names the certificates to trust"
             return TransientArtifactError(said, hint=hint)
     return TransientArtifactError(said, hint="is the endpoint right, and does it answer?")

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from threading import local
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlsplit
 
@@ -75,7 +76,7 @@ class Answer(NamedTuple):
 class Wire:
     """Listings and deletions of one bucket, over connections of its own. Threads share it.
 
-    `call` answers None until a listing by the SDK was seen, and wherever something is unusual: a
+    `call` answers None until a listing by the SDK was seen and answered, and wherever something is unusual: a
     proxy, a signature of another kind, a bucket that is elsewhere. Then the SDK is to be asked.
     """
 
@@ -85,6 +86,7 @@ class Wire:
         self._context: ssl.SSLContext | None = None
         self._pattern: Pattern | None = None
         self._lessons = 0 if credentials is None or client.meta.config.client_cert else LESSONS
+        self._seen = local()
         self._idle: deque[HTTPConnection] = deque()
         weakref.finalize(self, _close, self._idle)
         client.meta.events.register("before-send.s3.ListObjectsV2", self._learn)
@@ -111,8 +113,13 @@ class Wire:
 
     def _learn(self, request: Any, **_: Any) -> None:
         """Look at a request of the SDK's on its way; after a redirect the last one counts."""
-        if self._lessons > 0:
-            self._pattern = self._pattern_of(request)
+        self._seen.pattern = self._pattern_of(request) if self._lessons > 0 else None
+
+    def confirm(self) -> None:
+        """What the SDK asked in this thread was answered well: so is it asked from now on."""
+        pattern, self._seen.pattern = getattr(self._seen, "pattern", None), None
+        if pattern is not None and self._lessons > 0:
+            self._pattern = pattern
 
     def _pattern_of(self, request: Any) -> Pattern | None:
         """How it is asked, None where that is of no usual kind."""

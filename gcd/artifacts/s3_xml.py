@@ -6,13 +6,14 @@ It must never change a key, nor read what is no listing as an empty one.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import unquote_plus
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
 from botocore.exceptions import ClientError
+from botocore.utils import parse_timestamp
 
 NOT_READ_AS_THEY_ARE = {"\t": "&#9;", "\n": "&#10;", "\r": "&#13;"}
 """Characters that a reader of XML changes unless they are written as numbers."""
@@ -42,8 +43,8 @@ def of_listing(body: bytes) -> dict[str, Any]:
         match _name(child):
             case "Contents":
                 reply["Contents"].append(_told_of(child))
-            case "IsTruncated" if child.text in ("true", "false"):
-                reply["IsTruncated"] = child.text == "true"
+            case "IsTruncated" if (child.text or "").lower() in ("true", "false"):
+                reply["IsTruncated"] = (child.text or "").lower() == "true"
             case "KeyCount" if child.text:
                 reply["KeyCount"] = int(child.text)
             case "NextContinuationToken":
@@ -65,8 +66,17 @@ def _told_of(contents: ElementTree.Element) -> dict[str, Any]:
     return {
         "Key": texts["Key"],
         "Size": texts.get("Size"),
-        "LastModified": datetime.fromisoformat(when) if when else None,
+        "LastModified": _time(when) if when else None,
     }
+
+
+def _time(text: str) -> datetime:
+    """A time in whatever form the SDK reads. Raises ValueError."""
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        time = parse_timestamp(text)
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 def of_deletion(body: bytes) -> dict[str, Any]:

@@ -105,23 +105,30 @@ def parse_place(uri: str, scope: Scope) -> Place:
     if not colon or not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]+", scheme):
         raise UnsafeTarget(f"{shown(uri)} is relative to a folder that only the server knows")
     scheme = scheme.lower()
+    if re.search(r"[\t\r\n]", rest):  # Python's urlsplit drops them, and MLflow's place is another
+        raise UnsafeTarget(f"{shown(uri)} holds a tab or a line break")
     if scheme == "file":
         return file_place(uri, rest)
     if scheme == PROXIED:
         host, path = split_authority(rest)
         return proxied_place(uri, host, path, scope)
     if scheme in ("http", "https"):
-        host, path = split_authority(rest)
-        proxied = PROXY_PATH.fullmatch("/" + path)
-        if proxied is None or not is_base(proxied["base"], host, scope):
-            raise UnknownScheme(f"nobody can delete at {scheme}://{without_password(host)}/…")
-        return proxied_place(uri, host, proxied["path"], scope)
+        return endpoint_place(uri, scheme, rest, scope)
     if scheme in NO_PLACE or not rest.startswith("/"):
         raise UnsafeTarget(f"{shown(uri)} is a reference, not a place")
     authority, path = split_authority(rest)
     if "?" in path or "#" in path:  # MLflow leaves both out of the key: it is not what it says
         raise UnsafeTarget(f"{shown(uri)} has a query or a fragment")
     return Place(scheme, without_password(authority), closed(path))
+
+
+def endpoint_place(uri: str, scheme: str, rest: str, scope: Scope) -> Place:
+    """The place of a URI that names a tracking server's endpoint for artifacts."""
+    host, path = split_authority(rest)
+    proxied = PROXY_PATH.fullmatch("/" + path)
+    if proxied is None or not is_base(proxied["base"], host, scope):
+        raise UnknownScheme(f"nobody can delete at {scheme}://{without_password(host)}/…")
+    return proxied_place(uri, host, proxied["path"], scope)
 
 
 def split_authority(rest: str) -> tuple[str, str]:

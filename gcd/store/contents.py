@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -38,16 +39,16 @@ def with_contents(
     for each, number in zip(found, numbers, strict=True):
         contents = Contents(live.get(number, 0), models.get(number), guards.get(number))
         deleted_at = each.deleted_at
-        part_at = usable(newest.get(number))
+        part_at = newest.get(number)
         if deleted_at is not None and part_at is not None:
             deleted_at = max(deleted_at, part_at)
         result.append(replace(each, contents=contents, deleted_at=deleted_at))
     return result
 
 
-def newest_parts(conn: Connection, schema: Schema, numbers: Sequence[int]) -> dict[int, int]:
-    """Experiment to the newest stamp among its runs, logged models and traces."""
-    newest: dict[int, int] = {}
+def newest_parts(conn: Connection, schema: Schema, numbers: Sequence[int]) -> dict[int, datetime]:
+    """Experiment to the newest usable stamp among its runs, logged models and traces."""
+    newest: dict[int, datetime] = {}
     for table, column in (
         ("runs", "deleted_time"),
         ("logged_models", "last_updated_timestamp_ms"),
@@ -62,8 +63,9 @@ def newest_parts(conn: Connection, schema: Schema, numbers: Sequence[int]) -> di
             .group_by(parts.c.experiment_id)
         )
         for number, stamp in conn.execute(query):
-            if stamp is not None:
-                newest[number] = max(int(stamp), newest.get(number, 0))
+            at = usable(stamp)
+            if at is not None:
+                newest[number] = max(at, newest.get(number, at))
     return newest
 
 

@@ -32,10 +32,12 @@ def hand_over(eraser: Eraser, experiments: Sequence[int]) -> int:
     Called when the experiments' own entities are gone and their rows are about to go; how many rows
     were deleted. All at once: most copies have no index, and each look reads the whole table.
     """
+    gone = 0
     for table, column, owner, key in COPIES:
         if eraser.schema.has(table, "experiment_id", column) and eraser.schema.has(owner, key):
             correct(eraser, experiments, table, column, owner, key)
-    return settle_datasets(eraser, experiments)
+            gone += delete_ownerless(eraser, experiments, table, column, owner, key)
+    return gone + settle_datasets(eraser, experiments)
 
 
 def correct(
@@ -52,6 +54,21 @@ def correct(
             by_home[home].append(each)
         for home, ids in by_home.items():
             eraser.update(table, {"experiment_id": home}, rows.c[column].in_(ids), is_stray)
+
+
+def delete_ownerless(
+    eraser: Eraser, experiments: Sequence[int], table: str, column: str, owner: str, key: str
+) -> int:
+    """Delete what names the experiments for an owner that is long gone; how many rows went.
+
+    SQLite keeps such rows where a tool did not ask it to check foreign keys, and would then refuse
+    to let an experiment go. The database compares the ids: it may fold case, and then so do its keys.
+    """
+    rows, owners = eraser.schema.table(table), eraser.schema.table(owner)
+    has_owner = sa.exists().where(owners.c[key] == rows.c[column])
+    lost = sa.select(rows.c[column]).where(rows.c.experiment_id.in_(experiments), ~has_owner)
+    ids = eraser.conn.execute(lost.distinct()).scalars().all()
+    return eraser.delete_belongings(owner, ids) if ids else 0
 
 
 # -- datasets ------------------------------------------------------------------------------------

@@ -67,9 +67,12 @@ def token(stage: str | None, stamp: int | None) -> str:
     return f"{stage}@{stamp}"
 
 
-def usable(stamp: int | None) -> datetime | None:
-    """The time of a stamp, None where MLflow left none that can be true."""
-    found = None if stamp is None else from_millis(int(stamp))
+def usable(stamp: int | str | bytes | None) -> datetime | None:
+    """The time of a stamp, None where MLflow left none that can be true.
+
+    SQLite keeps any text in a column of numbers, if an import put it there.
+    """
+    found = None if stamp is None or isinstance(stamp, str | bytes) else from_millis(int(stamp))
     return found if found is not None and found >= FIRST_RELEASE else None
 
 
@@ -228,7 +231,7 @@ def with_activity(
     feeding = live_models_fed(conn, schema, [each.id for each in found])
     result = []
     for each, row in zip(found, rows, strict=True):
-        times = [t for t in (row.start_time, activity.get(each.id)) if t is not None]
+        times = [t for t in (row.start_time, activity.get(each.id)) if isinstance(t, int)]
         active_at = from_millis(max(times)) if times else None
         result.append(replace(each, last_active_at=active_at, feeds=feeding.get(each.id, ())))
     return result
@@ -244,7 +247,7 @@ def last_metrics(conn: Connection, schema: Schema, ids: Sequence[str]) -> dict[s
         .where(latest.c.run_uuid.in_(ids), latest.c.timestamp.is_not(None))
         .group_by(latest.c.run_uuid)
     )
-    return {run: int(stamp) for run, stamp in conn.execute(query)}
+    return {run: int(stamp) for run, stamp in conn.execute(query) if not isinstance(stamp, str)}
 
 
 def live_models_fed(

@@ -43,8 +43,10 @@ from gcd.store.turns import Turns
 
 ATTEMPTS = 5
 """How often a transaction that lost a deadlock or a lock time-out is tried."""
-PATIENCE = timedelta(seconds=1)
+PATIENCE = timedelta(seconds=30)
 """How long a transaction may take where each entity costs a look through a whole table."""
+WRITERS_PATIENCE = timedelta(seconds=1)
+"""The same where all other writers wait meanwhile, as SQLite's do."""
 
 T = TypeVar("T")
 
@@ -342,7 +344,8 @@ class TrackingStore:
         seconds = self.seconds_each.get(ENTITY_TABLES[kind], 0.0)
         if not seconds or self.checks_keys_at_once(kind):
             return most
-        return min(most, max(1, int(PATIENCE.total_seconds() / seconds)))
+        patience = WRITERS_PATIENCE if self.turns else PATIENCE
+        return min(most, max(1, int(patience.total_seconds() / seconds)))
 
     def eraser(self, conn: Connection) -> Eraser:
         """What deletes rows in a transaction, and exports them where that is wanted."""

@@ -63,7 +63,6 @@ class Client:
             self.timed(client.log_param, run, "lr", "1")
             self.timed(client.set_experiment_tag, self.experiment, "team", run)
             self.timed(client.search_runs, [self.experiment], max_results=5)
-            self.look()
 
     def timed(self, call: Callable[..., Any], *arguments: Any, **options: Any) -> object:
         """What the call returned, True for nothing; None if it failed."""
@@ -77,11 +76,14 @@ class Client:
             self.took[call.__name__].append(time.monotonic() - began)
         return True if found is None else found
 
-    def look(self) -> None:
-        """See how much of the giant is left, unless the database is locked just now."""
-        with suppress(sa.exc.DBAPIError):
-            query = "SELECT COUNT(*) FROM metrics WHERE run_uuid = :run"
-            self.seen.add(int(str(self.store.database.scalar(query, run=GIANT))))
+    def watch(self, stop: threading.Event) -> None:
+        """Look again and again how much of the giant is left; counting millions would be in the way."""
+        query = sa.text(f"SELECT COUNT(*) FROM metrics WHERE run_uuid = '{GIANT}'")
+        engine = self.store.database.engine()
+        while not stop.wait(0.01):
+            with suppress(sa.exc.DBAPIError), engine.connect() as conn:  # SQLite may be locked
+                self.seen.add(conn.scalar(query))
+        engine.dispose()
 
     @property
     def worst(self) -> float:
@@ -117,16 +119,18 @@ def giant(store: RealStore, experiment: str, rows: int) -> None:
 
 
 @contextmanager
-def at_work(client: Client) -> Iterator[None]:
-    """Inside, the client works."""
+def at_work(*duties: Callable[[threading.Event], None]) -> Iterator[None]:
+    """Inside, each does its work in a thread of its own."""
     stop = threading.Event()
-    worker = threading.Thread(target=client.work, args=(stop,))
-    worker.start()
+    workers = [threading.Thread(target=each, args=(stop,)) for each in duties]
+    for worker in workers:
+        worker.start()
     try:
         yield
     finally:
         stop.set()
-        worker.join()
+        for worker in workers:
+            worker.join()
 
 
 def purged(store: RealStore, out: Path, rows: int) -> tuple[Measured, Client]:
@@ -135,11 +139,14 @@ def purged(store: RealStore, out: Path, rows: int) -> tuple[Measured, Client]:
     store.run(experiment)
     giant(store, experiment, rows)
     client = Client(store, experiment)
-    with at_work(client):
+    duties = [client.work, client.watch] if rows == SMALL else [client.work]
+    with at_work(*duties):
         done = measured(out, *CYCLE, uri=store.uri, timeout=3600)
 
     seconds = f"{done.mib:.0f} MiB, {done.seconds:.1f} s"
-    print(f"{rows:,} rows on {store.database.dialect}: {seconds}; {client.told()}")
+    print(
+        f"{len(client.seen)} moments; {rows:,} rows on {store.database.dialect}: {seconds}; {client.told()}"
+    )
     assert done.code == 0, done.stderr
     assert client.failed == []
     count = "SELECT COUNT(*) FROM metrics WHERE {key} = '{}'".replace(

@@ -4,28 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.measuring import measured
 from tests.mlflow_store import RealStore, local_path
-from tests.program import command, empty_folder, environment
 
 DELETED, LIVE = 100_000, 1_000_000
 LIMIT = 150 * 1024 * 1024
 SECONDS = 60
 
-# A small process between: the peak of a child counts what its parent had when it forked.
-MEASURE = """
-import json, resource, subprocess, sys, time
-began = time.monotonic()
-with open(sys.argv[1], "wb") as out:
-    done = subprocess.run(sys.argv[2:], stdout=out)
-peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
-print(json.dumps([done.returncode, peak, time.monotonic() - began]))
-"""
 ROWS = {
     "sqlite": "WITH RECURSIVE s(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM s WHERE n < :rows)",
     "postgresql": "",
@@ -44,8 +33,10 @@ def test_a_plan_over_a_million_runs_fits_into_150_mb(store: RealStore, tmp_path:
     store.run(experiment)
     insert(store, experiment)
 
-    plain = measured(tmp_path / "plain", "plan", "--older-than", "30d", uri=store.uri)
-    listed = measured(tmp_path / "listed", "plan", "--older-than", "30d", "--json", uri=store.uri)
+    plain = within_bounds(tmp_path / "plain", "plan", "--older-than", "30d", uri=store.uri)
+    listed = within_bounds(
+        tmp_path / "listed", "plan", "--older-than", "30d", "--json", uri=store.uri
+    )
 
     assert f"{DELETED:,} runs" in plain
     document = json.loads(listed)
@@ -71,20 +62,10 @@ def insert(store: RealStore, experiment: str) -> None:
         (local_path(home) / f"{n:032x}" / "artifacts").mkdir(parents=True)
 
 
-def measured(out: Path, *arguments: object, uri: str) -> str:
+def within_bounds(out: Path, *arguments: object, uri: str) -> str:
     """What gcd printed, if it kept within memory and time."""
-    words = [sys.executable, "-c", MEASURE, str(out), *command(*arguments, uri=uri)]
-    done = subprocess.run(
-        words,
-        cwd=empty_folder(),
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=True,
-    )
-    code, peak, seconds = json.loads(done.stdout)
-    assert code == 0, done.stderr
-    assert peak < LIMIT, f"{peak / 2**20:.0f} MiB at the peak"
-    assert seconds < SECONDS * (os.cpu_count() == 1) + SECONDS, f"{seconds:.0f} s"
-    return out.read_text()
+    done = measured(out, *arguments, uri=uri)
+    assert done.code == 0, done.stderr
+    assert done.peak < LIMIT, f"{done.mib:.0f} MiB at the peak"
+    assert done.seconds < SECONDS * (os.cpu_count() == 1) + SECONDS, f"{done.seconds:.0f} s"
+    return done.stdout

@@ -224,7 +224,18 @@ def test_credentials_that_are_refused_are_mended_without_a_retry_by_hand(bench: 
         bench.stub.always[operation] = Fault("refuse", "AuthenticationFailed")
     outcomes = bench.run()
     assert {each.result for each in outcomes} == {Result.DEFERRED}
-    assert "check the account key" in str(outcomes[0].error)
+    assert "AuthenticationFailed" in str(outcomes[0].error)
+    assert "check the account key" in str(bench.server.store().probe(ROOT, ()).problem)
+
+
+@pytest.mark.parametrize("code", ["AuthenticationFailed", "AuthorizationFailure"])
+def test_credentials_of_one_container_are_enough(bench: Bench, code: str) -> None:
+    """A SAS token of a container tells nothing of its account."""
+    for operation in ("account", "service"):
+        bench.stub.always[operation] = Fault("refuse", code)
+    assert bench.store.probe(ROOT, ()).problem is None
+    assert bench.results() == {Result.SWEPT}
+    assert bench.left == bench.live
 
 
 def test_a_container_that_is_not_there_is_no_empty_tree(bench: Bench) -> None:

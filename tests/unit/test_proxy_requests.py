@@ -375,8 +375,10 @@ def test_a_missing_tree_proves_nothing_where_the_server_lists_nothing(stub: Stub
     assert isinstance(error, TransientArtifactError)
     assert f"gcd doctor --accept-root mlflow-artifacts://{stub.authority}/" in str(error.hint)
     assert stub.paths("DELETE") == []
-    for root in (root_of(stub, is_named_found=True), replace(root_of(stub), is_accepted=True)):
-        assert store(stub).delete(target(stub), root) == Deleted(Usage(), None)
+    found = root_of(stub, is_named_found=True)
+    failure(lambda: store(stub).delete(target(stub), found))
+    accepted = replace(root_of(stub), is_accepted=True)
+    assert store(stub).delete(target(stub), accepted) == Deleted(Usage(), None)
 
 
 def test_what_was_seen_a_moment_ago_is_proof_and_later_is_none(
@@ -417,6 +419,8 @@ def test_another_server_has_not_these_files(stub: Stub) -> None:
     error = failure(lambda: store(stub).delete(old, Root(place, Probe(True))))
     assert isinstance(error, TransientArtifactError)
     assert "with old:5000" in error.message
+    assert isinstance(failure(lambda: store(stub).measure(old)), TransientArtifactError)
+    assert "old:5000" in str(store(stub).probe(place, ()).problem)
     assert stub.seen == []
 
 
@@ -481,6 +485,8 @@ def test_credentials_may_be_in_mlflows_file(stub: Stub) -> None:
     )
     deletion(stub)
     assert stub.headers[0]["authorization"] == BASIC
+    deletion(stub, MLFLOW_TRACKING_TOKEN="t")  # somebody else than the file says
+    assert stub.headers[-1]["authorization"] == "Bearer t"
     file.write_text("no ini file")
     deletion(stub, "7/run2/artifacts/")
     assert "authorization" not in stub.headers[-1]

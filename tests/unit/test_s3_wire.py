@@ -155,6 +155,24 @@ def test_a_listing_that_cannot_be_read_is_none(text: str) -> None:
         of_listing(f"<ListBucketResult>{text}</ListBucketResult>".encode())
 
 
+@pytest.mark.parametrize(
+    "when",
+    [
+        "2026-03-01T12:00:00.000Z",
+        "2026-03-01T12:00:00",
+        "2026-03-01T13:00:00.123456789+01:00",
+        "Sun, 01 Mar 2026 12:00:00 GMT",
+    ],
+)
+def test_times_are_read_as_the_sdk_reads_them(when: str) -> None:
+    text = f"<Contents><Key>a%20+b</Key><LastModified>{when}</LastModified></Contents>"
+    kind = "<EncodingType>url</EncodingType><IsTruncated>False</IsTruncated>"
+    reply = of_listing(f"<ListBucketResult>{text}{kind}</ListBucketResult>".encode())
+    [found] = reply["Contents"]
+    assert found["LastModified"].replace(microsecond=0) == datetime(2026, 3, 1, 12, tzinfo=UTC)
+    assert (found["Key"], reply["IsTruncated"]) == ("a  b", False)
+
+
 @pytest.mark.parametrize("text", ["", "<IsTruncated/>", "<IsTruncated>maybe</IsTruncated>"])
 def test_a_listing_that_does_not_tell_whether_it_ends_is_not_whole(text: str) -> None:
     assert "IsTruncated" not in of_listing(f"<ListBucketResult>{text}</ListBucketResult>".encode())
