@@ -14,7 +14,7 @@ import paramiko
 from gcd.artifacts.base import Remark
 from gcd.artifacts.folder_store import FolderArtifactStore
 from gcd.artifacts.logins import address_of
-from gcd.artifacts.remote_files import Disk, Files, Item, Sort
+from gcd.artifacts.remote_files import Disk, Files, Item, Lost, Sort
 from gcd.artifacts.sftp_errors import FOREIGN, is_answer, lost, refused
 from gcd.artifacts.sftp_login import Login, Session, login_to, open_session, trusts
 from gcd.errors import ArtifactError, BackendError, PermanentArtifactError
@@ -110,7 +110,7 @@ class SftpFiles(Files):
         try:
             with self._asking(path):
                 self._client.rmdir(_raw(path))
-        except PermanentArtifactError:
+        except (PermanentArtifactError, Lost):
             raise
         except ArtifactError as error:
             if error.__cause__ is not None and is_answer(error.__cause__):
@@ -143,8 +143,9 @@ class SftpFiles(Files):
     @property
     def is_alive(self) -> bool:
         """As far as its transport knows."""
-        transport = self._session.ssh.get_transport()
-        return transport is not None and transport.is_active()
+        transport, channel = self._session.ssh.get_transport(), self._client.get_channel()
+        is_closed = transport is None or channel is None or channel.closed
+        return not is_closed and transport.is_active()
 
     def close(self) -> None:
         """End it."""
@@ -158,8 +159,9 @@ class SftpFiles(Files):
         except FileNotFoundError:
             raise
         except FOREIGN as error:
-            told = refused(error, self.where, path) if is_answer(error) else lost(error, self.where)
-            raise told from error
+            if is_answer(error) and self.is_alive:  # "Socket is closed" looks like an answer
+                raise refused(error, self.where, path) from error
+            raise lost(error, self.where) from error
 
 
 def _raw(path: str) -> bytes:

@@ -108,7 +108,7 @@ class Client(paramiko.SFTPClient):
         try:
             kind, message = self._request(sftp.CMD_EXTENDED, "statvfs@openssh.com", path)
         except OSError as error:
-            if error.errno is None and not isinstance(error, TimeoutError):
+            if type(error) is OSError and error.errno is None and not self.sock.closed:
                 self._has_disks = False
                 return None
             raise

@@ -485,13 +485,21 @@ class TestConnections(_OnServer):
 
     @pytest.mark.parametrize(
         "error",
-        [paramiko.SFTPError("Garbage packet"), struct.error("unpack"), EOFError(), TimeoutError()],
+        [
+            paramiko.SFTPError("Garbage packet"),
+            OSError("Socket is closed"),
+            struct.error("unpack"),
+            EOFError(),
+            TimeoutError(),
+        ],
         ids=repr,
     )
     def test_a_reply_that_is_none_defers(
         self, error: Exception, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def lstat(client: object, path: bytes) -> None:
+        def lstat(client: paramiko.SFTPClient, path: bytes) -> None:
+            if isinstance(error, OSError):
+                client.get_channel().close()
             raise error
 
         root = self.known_root()
