@@ -39,6 +39,7 @@ def pytest_configure(config: pytest.Config) -> None:
     guard.install()
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """For `-n auto`: one more than there are processors, since many tests wait for something."""
     return (
