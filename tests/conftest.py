@@ -31,7 +31,7 @@ SETTINGS = {
 def pytest_configure(config: pytest.Config) -> None:
     """Before any test module is imported: MLflow reads its environment early."""
     for name in list(os.environ):
-        if name.startswith(("GCD_", "MLFLOW_")) and name != "GCD_TEST_REQUIRE_SERVERS":
+        if name.startswith(("GCD_", "MLFLOW_")) and not name.startswith("GCD_TEST_"):
             del os.environ[name]
     os.environ.update(SETTINGS)
     os.environ["PYTHONPATH"] = str(HERE / "guard")
