@@ -33,24 +33,35 @@ def look(store: RealStore) -> Snapshot:
 # -- migrations --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("statement", "told"),
-    [
-        ("DELETE FROM alembic_version", "no row"),
-        ("INSERT INTO alembic_version VALUES ('0584bdc529eb')", "2 rows"),
-        ("CREATE TABLE _alembic_tmp_runs (run_uuid VARCHAR(32))", "_alembic_tmp_runs"),
-    ],
-)
-def test_a_half_finished_migration_is_refused(store: RealStore, statement: str, told: str) -> None:
+HALF: dict[str, tuple[str, str]] = {
+    "DELETE FROM alembic_version": (
+        "INSERT INTO alembic_version VALUES ('dc11669786a5')",
+        "no row",
+    ),
+    "INSERT INTO alembic_version VALUES ('0584bdc529eb')": (
+        "DELETE FROM alembic_version WHERE version_num = '0584bdc529eb'",
+        "2 rows",
+    ),
+    "CREATE TABLE _alembic_tmp_runs (run_uuid VARCHAR(32))": (
+        "DROP TABLE _alembic_tmp_runs",
+        "_alembic_tmp_runs",
+    ),
+}
+"""What is done to a schema: what undoes it, and what is told of it."""
+
+
+def test_a_half_finished_migration_is_refused(store: RealStore) -> None:
     store.delete(store.run(store.experiment("e")))
-    store.sql(statement)
     before = look(store)
-    done = gcd(*CYCLE, uri=store.uri)
-    assert done.returncode == REFUSED, shown(done)
-    assert told in done.stderr
-    assert "mlflow db upgrade" in done.stderr
-    assert before.against(look(store)) == []
-    assert gcd("plan", uri=store.uri).returncode == REFUSED
+    for statement, (undone, told) in HALF.items():
+        store.sql(statement)
+        done = gcd(*CYCLE, uri=store.uri)
+        store.sql(undone)
+        assert done.returncode == REFUSED, shown(done)
+        assert told in done.stderr
+        assert "mlflow db upgrade" in done.stderr
+    assert before.tables["runs"] == look(store).tables["runs"]
+    assert before.files == look(store).files
 
 
 def test_a_revision_that_nobody_has_seen_is_collected_and_told(store: RealStore) -> None:
@@ -195,6 +206,7 @@ def set_stamp(
     store.sql(where, stamp=stamp, ident=ident)
 
 
+@only_sqlite
 def test_a_run_without_a_uri_or_with_absurd_times_is_no_obstacle(store: RealStore) -> None:
     experiment = store.experiment("e")
     homeless, timeless, free = (store.run(experiment) for _ in range(3))
