@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy.engine import Connection
 
 from gcd.model import Entry, Kind
-from gcd.store import journal, leftovers, read
+from gcd.store import journal, leftovers, read, turns
 from gcd.store.eraser import slices
 from gcd.store.lease import Lease
 from gcd.store.references import ENTITY_TABLES, Reference
@@ -51,6 +51,7 @@ def finish_giant(
 ) -> int:
     """Delete the children of one entity whose own row is gone, chunk by chunk."""
     rows = 0
+    limit = min(limit, turns.ROWS) if store.turns else limit
 
     def chunk(conn: Connection) -> int | None:
         lease.confirm(conn)

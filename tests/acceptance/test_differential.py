@@ -338,7 +338,7 @@ SHARED = {
 
 
 @pytest.mark.filterwarnings("ignore")
-@settings(max_examples=30, derandomize=True, database=None, **SHARED)
+@settings(max_examples=24, derandomize=True, database=None, **SHARED)
 @given(made=stores())
 @example(made=EVERYTHING)
 def test_the_same_is_gone_as_by_mlflow_gc(bench: Bench, made: Store) -> None:

