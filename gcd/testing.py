@@ -6,15 +6,23 @@ It must never be imported by gcd itself, and needs no test runner to be imported
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from pathlib import Path
 from typing import ClassVar, TypeVar
 
-from gcd.artifacts.base import ArtifactStore, BulkArtifactStore, Deleted, Order
+from gcd.artifacts.base import (
+    ArtifactStore,
+    BulkArtifactStore,
+    ClosingArtifactStore,
+    Deleted,
+    Order,
+)
 from gcd.errors import TransientArtifactError, UnsafeTarget
 from gcd.model import Place, Probe, Root, Target, Usage
 
@@ -468,12 +476,39 @@ class ArtifactStoreContract:
         assert set(asked) == set(runs)
         assert self.keys() == {runs[7] + "a", runs[7] + "model/b", "0/run/f"}
 
+    def test_a_store_that_is_closed_leaves_nothing_open(self) -> None:
+        """Only of a store that can be closed; it may be used again."""
+        if not isinstance(self.store, ClosingArtifactStore):
+            return
+        self.store.close()
+        _settled(before := _open_files())
+        for run in ("1/run1/artifacts/", "1/run2/artifacts/"):
+            self.put(run + "f", b"x")
+            assert self.delete(run).usage.objects == 1
+            self.store.close()
+            assert _settled(before) <= before
+        assert self.keys() == set()
+
     def _put_all(self, keys: Iterable[str]) -> None:
         for key in keys:
             self.put(key, b"x")
 
     def _supported(self, *names: str) -> list[str]:
         return [name for name in names if name not in self.unsupported]
+
+
+def _open_files() -> int:
+    """How many descriptors this process has open, 0 where the system does not tell."""
+    folder = Path("/proc/self/fd")
+    return len(list(folder.iterdir())) if folder.is_dir() else 0
+
+
+def _settled(most: int) -> int:
+    """As many, once a server in this process had time to notice that somebody hung up."""
+    until = time.monotonic() + 10
+    while (found := _open_files()) > most and time.monotonic() < until:
+        time.sleep(0.02)
+    return found
 
 
 def _raised(call: Callable[[], object]) -> Exception | None:

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -80,6 +80,26 @@ def _same_environment() -> Iterator[None]:
     for name in set(os.environ) - set(before) - {"PYTEST_CURRENT_TEST"}:
         del os.environ[name]
     os.environ.update({k: v for k, v in before.items() if k != "PYTEST_CURRENT_TEST"})
+
+
+@pytest.fixture(autouse=True)
+def _no_store_stays_open(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Stores that a test opened in this process are closed: `select` knows a thousand descriptors."""
+    module = sys.modules.get("gcd.artifacts.object_store")
+    if module is None:
+        yield
+        return
+    kind, opened = module.ObjectArtifactStore, []
+    begin = kind.__init__
+
+    def noted(self: Any, *arguments: Any, **named: Any) -> None:
+        begin(self, *arguments, **named)
+        opened.append(self)
+
+    monkeypatch.setattr(kind, "__init__", noted)
+    yield
+    for each in opened:
+        each.close()
 
 
 @pytest.fixture(scope="session", params=DIALECTS)

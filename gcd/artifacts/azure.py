@@ -57,6 +57,11 @@ class AzureArtifactStore(ObjectArtifactStore[AzureContainer]):
             pace=pace,
         )
 
+    def close(self) -> None:
+        """End the connections that are kept; the next container has new clients."""
+        super().close()
+        self.session.close()
+
     def _note(self, bucket: Bucket) -> str | None:
         if self.deletes_versions and isinstance(bucket, AzureContainer):
             return bucket.settings.keeps_deleted

@@ -112,6 +112,7 @@ class Session:
             hint = "set it for the process"
             raise BackendError(f"a store cannot have {', '.join(unknown)} for itself", hint=hint)
         self.principal = self._principal()
+        self._opened: list[Any] = []
 
     @property
     def verify(self) -> bool | str:
@@ -164,6 +165,7 @@ class Session:
 
     def _settings(self) -> dict[str, Any]:
         session = requests.Session()
+        self._opened.append(session)
         session.mount("https://", HTTPAdapter(pool_maxsize=self.requests + 2, max_retries=0))
         session.mount("http://", HTTPAdapter(pool_maxsize=self.requests + 2, max_retries=0))
         transport = RequestsTransport(
@@ -180,6 +182,11 @@ class Session:
             "permit_redirects": False,
             "user_agent": "gcd",
         }
+
+    def close(self) -> None:
+        """End the connections of all clients."""
+        while self._opened:
+            self._opened.pop().close()
 
     def _is_of_another(self, address: Address) -> bool:
         """Whether the connection string names another account and no endpoint."""

@@ -120,6 +120,9 @@ class Bucket(ABC):
         """A sentence on what stays in the store when objects are deleted; None if nothing does."""
         return None
 
+    def close(self) -> None:  # noqa: B027 - not all keep something open
+        """End the connections that are kept; the bucket is not used again."""
+
     # -- what they share ---------------------------------------------------------------------------
 
     def is_empty(self, prefix: str, *, all_versions: bool) -> bool:

@@ -56,6 +56,11 @@ class GCSArtifactStore(ObjectArtifactStore[GCSBucket]):
             pace=pace,
         )
 
+    def close(self) -> None:
+        """End the connections that are kept; the next bucket has a new client."""
+        super().close()
+        self.session.close()
+
     def _note(self, bucket: Bucket) -> str | None:
         """What stays; of what is kept after its deletion also where every version is deleted."""
         return bucket.keeps

@@ -66,6 +66,11 @@ class Session:
         self._give_room(client._http)
         return client
 
+    def close(self) -> None:
+        """End the connections of the client, if there is one."""
+        if client := vars(self).pop("client", None):
+            client.close()
+
     def _give_room(self, http: Any) -> None:
         """As many connections as there are requests at once, where a plain adapter is in use."""
         for scheme in ("https://", "http://"):

@@ -152,6 +152,13 @@ class ObjectArtifactStore(ABC, Generic[B]):
     def flush(self, targets: Iterable[Target]) -> None:
         """Nothing: what the store answered is durable."""
 
+    def close(self) -> None:
+        """End the connections that buckets keep."""
+        with self._lock:
+            buckets, self._buckets = list(self._buckets.values()), {}
+        for bucket in buckets:
+            bucket.close()
+
 
 def _is_below(place: Place, root: Place) -> bool:
     same = (place.scheme, place.authority) == (root.scheme, root.authority)

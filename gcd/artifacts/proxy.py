@@ -59,6 +59,10 @@ class ProxyArtifactStore:
             )
         return cls(options.proxy, options)
 
+    def close(self) -> None:
+        """End the connections that are kept."""
+        self.session.close()
+
     # -- looking -----------------------------------------------------------------------------------
 
     def resolve(self, place: Place) -> Place:

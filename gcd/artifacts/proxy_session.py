@@ -40,6 +40,7 @@ class Session:
         self.host = parts.hostname or ""
         self.base = parts.path.rstrip("/")
         self.headers = {"User-Agent": "gcd", "Accept": "application/json", **self._authorization()}
+        self._port, self._requests = parts.port, requests
         self.pool = self._pool(parts.port, requests)
 
     def _pool(self, port: int | None, requests: int) -> HTTPConnectionPool:
@@ -61,6 +62,11 @@ class Session:
             ssl_context=self._tls(),
             cert_reqs=None if self.checks_tls else "CERT_NONE",
         )
+
+    def close(self) -> None:
+        """End the connections; there will be new ones if they are wanted."""
+        closed, self.pool = self.pool, self._pool(self._port, self._requests)
+        closed.close()
 
     @property
     def checks_tls(self) -> bool:

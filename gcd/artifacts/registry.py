@@ -6,6 +6,7 @@ It must never import a backend before its scheme is met, nor let a plug-in take 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from threading import RLock
 
@@ -102,10 +103,11 @@ class Registry:
             return self._stores[scheme]
 
     def close(self) -> None:
-        """End the connections that stores keep."""
+        """End the connections that stores keep; one that cannot has done its work all the same."""
         for store in list(self._stores.values()):
             if isinstance(store, ClosingArtifactStore):
-                store.close()
+                with suppress(Exception):
+                    store.close()
 
     def _opened(self, scheme: str) -> ArtifactStore:
         backend = self._backends.get(scheme)

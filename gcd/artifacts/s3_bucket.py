@@ -100,6 +100,11 @@ class S3Bucket(Bucket):
             self._refuse_no_listing(reply)
         return reply
 
+    def close(self) -> None:
+        """End the connections of the SDK and those past it."""
+        self._client.close()
+        self._wire.close()
+
     # -- listings ----------------------------------------------------------------------------------
 
     def pages(

@@ -109,6 +109,10 @@ class Wire:
             self._pattern, self._lessons = None, 0
         return None
 
+    def close(self) -> None:
+        """End the connections that are idle."""
+        _close(self._idle)
+
     # -- learning ----------------------------------------------------------------------------------
 
     def _learn(self, request: Any, **_: Any) -> None:
@@ -226,8 +230,8 @@ class _Elsewhere(Exception):
 
 
 def _close(connections: deque[HTTPConnection]) -> None:
-    for connection in connections:
-        connection.close()
+    while connections:
+        connections.pop().close()
 
 
 def _address(pattern: Pattern) -> tuple[str, int]:

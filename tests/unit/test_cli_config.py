@@ -62,7 +62,7 @@ def test_show_prints_what_is_in_effect() -> None:
     done = run("show", GCD_LOG__LEVEL="debug")
     assert done.exit_code == 0
     shown = tomllib.loads(done.output)
-    assert shown["purge"] == {"batch_runs": 7, "batch_rows": 50_000}
+    assert shown["purge"] == {"batch_runs": 7, "batch_rows": 50_000, "harmless": []}
     assert shown["stores"] == {"a": {"backend_store_uri": "p://u:***@h"}}
     assert "batch_runs = 7  # file gcd.toml" in done.output
     assert 'level = "debug"  # environment variable GCD_LOG__LEVEL' in done.output
