@@ -204,7 +204,7 @@ def serve(channel: socket.socket) -> dict[str, Any] | None:
             os.read(waiting, 1)
             for number, fd in enumerate(streams):
                 os.dup2(fd, number)
-            os.closerange(3, 256)
+            os.closerange(3, os.sysconf("SC_OPEN_MAX"))
             channel.detach()
             return dict(json.loads(text))
         os.waitpid(between, 0)  # from here on the child is the tests' own

@@ -6,15 +6,18 @@ It must never pass on a statement, its parameters or a password.
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import TypeVar
 
 import sqlalchemy as sa
 
 from gcd.errors import GcdError, PrivilegeMissing, StoreRefused, StoreUnreachable
 from gcd.logs import mask
 
+T = TypeVar("T")
 Make = Callable[[str], GcdError]
 
 
@@ -79,6 +82,9 @@ MESSAGES: tuple[tuple[str, Make], ...] = (
     (r"not known|lost connection|server has gone|No route|unreachable", _unreachable),
 )
 RETRIED = ("40001", "40P01", "55P03")
+BEING_CHANGED = 1684
+"""MariaDB's number for a table that its catalogue leaves out, as it is being made or changed."""
+ATTEMPTS = 6
 
 
 @contextmanager
@@ -135,6 +141,21 @@ def is_conflict(error: sa.exc.DBAPIError) -> bool:
     """Whether a deadlock, a serialisation failure or a lock time-out rolled the transaction back."""
     is_locked = "database is locked" in str(error.orig)
     return sqlstate(error) in RETRIED or error_number(error) in (1205, 1213) or is_locked
+
+
+def steadily(read: Callable[[], T]) -> T:
+    """What is read of the server's catalogue, again while MariaDB refuses.
+
+    It does where another client makes or changes a table at that moment, as another first collector.
+    """
+    for attempt in range(ATTEMPTS):
+        try:
+            return read()
+        except sa.exc.DBAPIError as error:
+            if error_number(error) != BEING_CHANGED or attempt == ATTEMPTS - 1:
+                raise
+            threading.Event().wait(0.1 * 2**attempt)
+    raise AssertionError("unreachable")
 
 
 def is_foreign_key(error: BaseException | None) -> bool:

@@ -15,6 +15,7 @@ from sqlalchemy.engine import Connection
 from gcd.errors import SchemaUnsupported, StoreRefused
 from gcd.model import Kind
 from gcd.store.catalogue import VERSIONS, Catalogue, ForeignKey, read_catalogue, revisions
+from gcd.store.faults import steadily
 from gcd.store.references import ALL, ENTITY_TABLES, OWNERS, Action, Reference
 from gcd.store.revisions import KNOWN
 
@@ -130,7 +131,7 @@ def read_schema(conn: Connection, harmless: Collection[str] = ()) -> Schema:
 
     `harmless` names tables and triggers that gcd does not know and an operator does.
     """
-    catalogue = read_catalogue(conn)
+    catalogue = steadily(lambda: read_catalogue(conn))
     check_mlflow(catalogue)
     refuse_unfinished(catalogue)
     keys = list(unknown_keys(catalogue))

@@ -34,7 +34,7 @@ from gcd.planning.policy import Keep
 from gcd.store import connection, contents, holds, indexes, journal, purge, read, registry, tables
 from gcd.store import lease as leases
 from gcd.store.eraser import Eraser, Export, slices
-from gcd.store.faults import StillReferenced, is_conflict, is_foreign_key
+from gcd.store.faults import StillReferenced, is_conflict, is_foreign_key, steadily
 from gcd.store.lease import Lease
 from gcd.store.read import Wanted
 from gcd.store.references import ENTITY_TABLES
@@ -117,7 +117,7 @@ class TrackingStore:
         tables.ensure(self.engine)
         self.has_own_tables = True
         with self.reading() as conn:
-            self.seconds_each = indexes.seconds_each(conn, self.schema)
+            self.seconds_each = steadily(lambda: indexes.seconds_each(conn, self.schema))
 
     def refuse_unsafe_mysql(self, conn: Connection) -> None:
         """Without transactions, or with statement-based replication, a purge is not atomic."""
