@@ -6,9 +6,12 @@ string names it, nor change the process's environment.
 
 from __future__ import annotations
 
+import importlib
 import logging
 import re
+import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import unquote, urlsplit
 
@@ -29,6 +32,23 @@ from gcd.model import Place
 
 # What the SDK has to say comes as an error; its own warnings may hold whole replies.
 logging.getLogger("azure").setLevel(logging.ERROR)
+
+
+class _RequestIds:
+    """Ids of requests for the SDK: the system's own generator leaves a file open in each thread."""
+
+    uuid1 = uuid4 = staticmethod(uuid.uuid4)
+
+
+for _name in (
+    "azure.storage.blob._shared.policies",
+    "azure.storage.blob._shared.base_client",
+    "azure.storage.filedatalake._shared.policies",
+    "azure.storage.filedatalake._shared.base_client",
+    "azure.core.pipeline.policies._universal",
+):
+    with suppress(ImportError):  # another release of the SDK may keep it elsewhere
+        vars(importlib.import_module(_name))["uuid"] = _RequestIds
 
 C = TypeVar("C", BlobServiceClient, DataLakeServiceClient)
 
