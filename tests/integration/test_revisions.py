@@ -35,26 +35,27 @@ def test_what_any_release_left_is_collected_whole(
     assert climb(empty_database, tmp_path, part(half), only_changes=False) == len(part(half))
 
 
-@pytest.mark.parametrize("server", ["postgresql", "mariadb"], indirect=True)
-def test_some_of_what_releases_changed_on_a_server_is_collected_whole(
+@pytest.mark.parametrize("server", ["mariadb"], indirect=True)
+def test_some_of_what_releases_changed_on_a_slow_server_is_collected_whole(
     empty_database: Database, tmp_path: Path
 ) -> None:
     steps = ["base", *revisions()]
     assert climb(empty_database, tmp_path, steps, only_changes=True, stride=SOME) >= 10
 
 
-@pytest.mark.soak
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("server", ["postgresql", "mariadb"], indirect=True)
+@pytest.mark.parametrize(
+    "server", ["postgresql", pytest.param("mariadb", marks=pytest.mark.soak)], indirect=True
+)
 @pytest.mark.parametrize("half", [0, 1])
 def test_what_any_release_changed_on_a_server_is_collected_whole(
     empty_database: Database, half: int, tmp_path: Path
 ) -> None:
-    assert climb(empty_database, tmp_path, part(half), only_changes=True) > len(part(half)) * 3 // 4
+    assert climb(empty_database, tmp_path, part(half), only_changes=True) > len(part(half)) // 2
 
 
 SOME = 6
-"""On servers CI looks at each sixth revision that changes the schema, and at the last one."""
+"""On MariaDB CI looks at each sixth revision that changes the schema, and at the last one."""
 
 
 def part(half: int) -> list[str]:
