@@ -136,7 +136,9 @@ class FtpFiles(Files):
             for line in map(_text, self._lines("LIST")):
                 kind = UNIX_LINE.match(line)
                 if kind and kind[1] == "d":
-                    proved |= {name for name in folders if line.endswith(" " + name)}
+                    # The line of "x .b" says nothing of ".b", which the listing may hide.
+                    named = [name for name in folders if line.endswith(" " + name)]
+                    proved |= {max(named, key=len)} if named else set()
                 elif kind and kind[1] == "l":
                     links |= {name for name in folders if f" {name} -> " in line}
         if unknown := folders - proved - links:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from collections.abc import Iterator
 from dataclasses import replace
@@ -116,6 +117,26 @@ class TestSafety(_OnServer):
         with pytest.raises(PermanentArtifactError, match="whether it is a folder or a link"):
             self.delete(TREE)
         assert TREE + ".hidden/f" in self.keys()
+
+    def test_one_folder_does_not_vouch_for_a_link_that_its_name_ends_in(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        outside = tmp_path / "outside"
+        outside.mkdir()
+        (outside / "precious").write_bytes(b"x")
+        self.put(TREE + "x .b/f", b"x")
+        os.symlink(outside, self.folder / TREE / ".b")
+        real = ftp.FtpFiles._lines
+
+        def lines(files: ftp.FtpFiles, command: str) -> Iterator[str]:
+            for line in real(files, command):
+                if command != "LIST" or not re.search(r"\d \.b\b", line):
+                    yield line
+
+        monkeypatch.setattr(ftp.FtpFiles, "_lines", lines)
+        with pytest.raises(PermanentArtifactError, match="whether it is a folder or a link"):
+            self.delete(TREE)
+        assert (outside / "precious").exists()
 
     def test_a_name_that_the_protocol_cannot_carry_is_left_and_told(self) -> None:
         self._put_all({TREE + "line\nbreak", TREE + "g", TREE + "h/i"})
