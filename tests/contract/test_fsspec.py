@@ -186,24 +186,24 @@ class TestMemory(ArtifactStoreContract):
     @pytest.fixture(autouse=True)
     def _fresh(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(MemoryFileSystem, "store", {})
-        monkeypatch.setattr(MemoryFileSystem, "pseudo_dirs", ["", "/root"])
+        monkeypatch.setattr(MemoryFileSystem, "pseudo_dirs", ["", "/store"])
         self.fs = MemoryFileSystem(skip_instance_cache=True)
         self.store = Memory()
-        self.root = Place("hdfs", "name", "root/")
+        self.root = Place("hdfs", "name", "store/")
 
     def absent_root(self) -> Place:
         return replace(self.root, path="absent/")
 
     def put(self, key: str, data: bytes) -> None:
-        path = f"/root/{key}"
+        path = f"/store/{key}"
         self.fs.makedirs(path.rpartition("/")[0], exist_ok=True)
         self.fs.pipe_file(path, data)
 
     def keys(self) -> set[str]:
-        return {path.removeprefix("/root/") for path in self.fs.store}
+        return {path.removeprefix("/store/") for path in self.fs.store}
 
     def folders(self) -> set[str]:
-        return {path.removeprefix("/root/") for path in self.fs.pseudo_dirs} - {"", "/root"}
+        return {path.removeprefix("/store/") for path in self.fs.pseudo_dirs} - {"", "/store"}
 
 
 def test_hadoop_is_asked_for_as_mlflow_asks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -276,13 +276,13 @@ def test_what_the_server_takes_for_another_path_is_refused(path: str, scope: Sco
 @pytest.mark.parametrize(
     ("uri", "taken"),
     [
-        ("mlflow-artifacts:/root/1", "mlflow-artifacts:/workspaces/team/root/1"),
-        ("mlflow-artifacts:///root/1", "mlflow-artifacts:///workspaces/team/root/1"),
-        ("mlflow-artifacts://h:1/root", "mlflow-artifacts://h:1/workspaces/team/root"),
-        ("MLFLOW-artifacts:/root", "MLFLOW-artifacts:/workspaces/team/root"),
+        ("mlflow-artifacts:/own/1", "mlflow-artifacts:/workspaces/team/own/1"),
+        ("mlflow-artifacts:///own/1", "mlflow-artifacts:///workspaces/team/own/1"),
+        ("mlflow-artifacts://h:1/own", "mlflow-artifacts://h:1/workspaces/team/own"),
+        ("MLFLOW-artifacts:/own", "MLFLOW-artifacts:/workspaces/team/own"),
         (
-            "http://h/p/api/2.0/mlflow-artifacts/artifacts/root/1",
-            "http://h/p/api/2.0/mlflow-artifacts/artifacts/workspaces/team/root/1",
+            "http://h/p/api/2.0/mlflow-artifacts/artifacts/own/1",
+            "http://h/p/api/2.0/mlflow-artifacts/artifacts/workspaces/team/own/1",
         ),
         *((same, same) for same in ("s3://bucket/1", "/data/1", "", "http://h/1", "runs:/x")),
         *(
