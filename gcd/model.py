@@ -38,6 +38,7 @@ class KeepReason(StrEnum):
     IN_USE = "in_use"
     UNSAFE_TARGET = "unsafe_target"
     NO_BACKEND = "no_backend"
+    FOREIGN_ROOT = "foreign_root"
     UNREACHABLE = "unreachable"
     ROOT_UNHEALTHY = "root_unhealthy"
     DEFAULT_EXPERIMENT = "default_experiment"

@@ -50,6 +50,10 @@ REASONS: Mapping[KeepReason, tuple[str, str]] = {
         "nobody here can delete its files",
         "install the extra, or give --artifacts-destination",
     ),
+    KeepReason.FOREIGN_ROOT: (
+        "its storage root belongs to another database",
+        "`gcd doctor --accept-root URI` transfers the root to this database",
+    ),
     KeepReason.UNREACHABLE: (
         "no evidence that its storage root is the right one",
         "mount it, or `gcd doctor --accept-root URI`",

@@ -31,6 +31,7 @@ PRECEDENCE = (
     KeepReason.HAS_LIVE_CHILDREN,
     KeepReason.UNSAFE_TARGET,
     KeepReason.NO_BACKEND,
+    KeepReason.FOREIGN_ROOT,
     KeepReason.UNREACHABLE,
     KeepReason.ROOT_UNHEALTHY,
     KeepReason.UNKNOWN_REFERENCE,
