@@ -17,7 +17,7 @@ from datetime import timedelta
 
 from gcd.artifacts import permission, walk
 from gcd.artifacts.base import Deleted
-from gcd.artifacts.mounts import MountTable, read_mounts, true_path
+from gcd.mounts import MountTable, read_mounts, true_path
 from gcd.artifacts.walk import shown
 from gcd.errors import (
     ArtifactError,

@@ -181,7 +181,7 @@ def test_a_collection_of_local_files_imports_no_sdk(store: RealStore, words: str
     )
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "gcd.cli" in imported
-    assert ("gcd.artifacts.mounts" in imported) is (uri is not None)
+    assert ("gcd.artifacts.walk" in imported) is (uri is not None)
     assert not {name for name in imported if name.startswith(SDKS)}
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from gcd.artifacts import mounts
+from gcd import mounts
 from gcd.artifacts.base import Deleted
 from gcd.artifacts.local import LocalArtifactStore, _entered
 from gcd.errors import PermanentArtifactError, TransientArtifactError, UnsafeTarget
