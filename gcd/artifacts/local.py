@@ -17,7 +17,6 @@ from datetime import timedelta
 
 from gcd.artifacts import permission, walk
 from gcd.artifacts.base import Deleted
-from gcd.mounts import MountTable, read_mounts, true_path
 from gcd.artifacts.walk import shown
 from gcd.errors import (
     ArtifactError,
@@ -25,6 +24,7 @@ from gcd.errors import (
     UnsafeTarget,
 )
 from gcd.model import Place, Probe, Root, Target, Usage
+from gcd.mounts import MountTable, read_mounts, true_path
 
 QUICK_HANDS = 2
 PATIENCE = timedelta(milliseconds=10)

@@ -19,7 +19,7 @@ from gcd.cli.words import moment, noun
 from gcd.durations import parse_duration
 from gcd.errors import UsageError
 from gcd.store import steering
-from gcd.store.holds import parse_until
+from gcd.store.tag_holds import parse_until
 
 
 @click.group()

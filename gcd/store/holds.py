@@ -7,27 +7,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection, Row
+from sqlalchemy.engine import Connection
 
 from gcd.durations import from_millis
 from gcd.model import Hold, KeepReason, Kind, Reach
 from gcd.planning.guard import in_workspace
 from gcd.store import tables
 from gcd.store.schema import Schema, is_live, workspace_of
-
-STREAM = 2000
-NOUNS = {Kind.RUN: "run", Kind.LOGGED_MODEL: "logged model", Kind.EXPERIMENT: "experiment"}
-TAGS = (
-    (Kind.RUN, "tags", "run_uuid", "key", "value"),
-    (Kind.LOGGED_MODEL, "logged_model_tags", "model_id", "tag_key", "tag_value"),
-    (Kind.EXPERIMENT, "experiment_tags", "experiment_id", "key", "value"),
-)
-"""(kind, table, column of the entity, of the tag's key, of its value)."""
-HOLD_TAG, HOLD_UNTIL_TAG = "gcd.hold", "gcd.hold_until"
+from gcd.store.streaming import stream
+from gcd.store.tag_holds import entity_key, tag_holds
 
 
 def all_holds(conn: Connection, schema: Schema, *, has_own_tables: bool) -> Iterator[Hold]:
@@ -38,13 +29,6 @@ def all_holds(conn: Connection, schema: Schema, *, has_own_tables: bool) -> Iter
         yield from operator_holds(conn)
     yield from experiment_places(conn, schema)
     yield from odd_trees(conn, schema)
-
-
-def stream(conn: Connection, query: sa.Select[*tuple[Any, ...]]) -> Iterator[Row[*tuple[Any, ...]]]:
-    """Rows as they come from the server, never all of them in memory."""
-    options = {"yield_per": STREAM}
-    with conn.execute(query, execution_options=options) as result:
-        yield from result
 
 
 def version_holds(conn: Connection, schema: Schema) -> Iterator[Hold]:
@@ -65,48 +49,6 @@ def version_holds(conn: Connection, schema: Schema) -> Iterator[Hold]:
             yield Hold(KeepReason.REGISTERED, because, entity_id=run)
         for uri in filter(None, uris):
             yield Hold(KeepReason.REGISTERED, because, uri=uri)
-
-
-def tag_holds(conn: Connection, schema: Schema, ids: Sequence[str] | None = None) -> Iterator[Hold]:
-    """What is tagged `gcd.hold` (any value) or `gcd.hold_until` (a time); of `ids`, if given.
-
-    A value that is no time holds for good: in doubt the entity is kept.
-    """
-    for what, name, column, key_column, value_column in TAGS:
-        if not schema.has(name, column, key_column, value_column):
-            continue
-        tags = schema.table(name)
-        query = sa.select(tags.c[column], tags.c[key_column], tags.c[value_column]).where(
-            tags.c[key_column].in_((HOLD_TAG, HOLD_UNTIL_TAG))
-        )
-        if ids is not None and what != Kind.EXPERIMENT:
-            query = query.where(tags.c[column].in_(ids))
-        for entity, key, value in stream(conn, query):
-            yield Hold(
-                KeepReason.HELD,
-                f"tag {key} on the {NOUNS[what]}" + (f": {value}" if value else ""),
-                entity_id=entity_key(what, entity),
-                until=parse_until(value) if key == HOLD_UNTIL_TAG else None,
-            )
-
-
-def entity_key(kind: str, entity: object) -> str:
-    """How a hold names an entity: an experiment by "experiment/<id>", others by their id alone."""
-    return f"experiment/{entity}" if kind == Kind.EXPERIMENT else str(entity)
-
-
-def parse_until(text: str | None) -> datetime | None:
-    """The time of a `gcd.hold_until` tag (ISO 8601, UTC where it names no zone), None if unreadable.
-
-    A date alone holds to the end of that day.
-    """
-    try:
-        found = datetime.fromisoformat((text or "").strip())
-    except ValueError:
-        return None
-    if re.fullmatch(r"\s*[\d-]+\s*", text or ""):
-        found += timedelta(days=1)
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def operator_holds(conn: Connection, ids: Sequence[str] | None = None) -> Iterator[Hold]:

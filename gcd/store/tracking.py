@@ -39,6 +39,7 @@ from gcd.store.lease import Lease
 from gcd.store.read import Wanted
 from gcd.store.references import ENTITY_TABLES
 from gcd.store.schema import Schema, read_schema, refuse_migrated
+from gcd.store.tag_holds import tag_holds
 from gcd.store.turns import Turns
 
 ATTEMPTS = 5
@@ -219,7 +220,7 @@ class TrackingStore:
     def entity_holds(self, conn: Connection, ids: Sequence[str]) -> Iterator[Hold]:
         """What holds these entities now, inside a purge transaction."""
         yield from holds.version_holds(conn, self.schema)
-        yield from holds.tag_holds(conn, self.schema, ids)
+        yield from tag_holds(conn, self.schema, ids)
         yield from holds.operator_holds(conn, ids)
         if self.registry is not None:
             yield from self.registry.holds()
