@@ -257,7 +257,7 @@ def _is_found(fd: int, root: Place, place: Place) -> bool:
 def _refuse_mounts(mounts: MountTable, root: int, parts: tuple[str, ...]) -> None:
     """Refuse what is mounted on the way to the tree or inside it, before anything is deleted.
 
-    What is mounted later is still met by its device number, bind mounts of the same device apart.
+    What is mounted later is met by the kernel when the walk opens it (`descent.open_below`).
     """
     path = true_path(root)
     if path is None:

@@ -1,6 +1,7 @@
 """Walks a folder tree by descriptor: finds its way down, measures it, removes it.
 
-It must never follow a symbolic link, enter another file system or leave the tree it was given.
+It must never follow a symbolic link, enter a mount or another file system, or leave the tree it was
+given.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from gcd.artifacts.base import Deleted
+from gcd.artifacts.descent import open_below
 from gcd.errors import (
     ArtifactError,
     PermanentArtifactError,
@@ -67,7 +69,7 @@ def artifact_error(error: OSError, path: str) -> ArtifactError:
 def way(root: int, parts: Sequence[str]) -> Iterator[list[int]]:
     """Open the folders from `root` down along `parts`, as many as are there, the root first.
 
-    Raises UnsafeTarget where one of them is a symbolic link, no folder or another file system.
+    Raises UnsafeTarget where one of them is a symbolic link, no folder, a mount or another file system.
     """
     device = os.fstat(root).st_dev
     folders = [root]
@@ -95,10 +97,12 @@ def another_file_system(path: str) -> UnsafeTarget:
 
 def _step(parent: int, name: str, path: str) -> int | None:
     try:
-        return os.open(name, STEP, dir_fd=parent)
+        return open_below(parent, name, STEP)
     except FileNotFoundError:
         return None
     except OSError as error:
+        if error.errno == errno.EXDEV:
+            raise another_file_system(path) from error
         if error.errno in CHANGED:
             raise _no_folder(parent, name, path) from error
         raise artifact_error(error, path) from error
@@ -144,8 +148,13 @@ class _Position:
         return "/".join([*names, name] if name else names)
 
     def enter(self, name: str, *, unlock: bool = False) -> _Folder | None:
-        """Go down into a folder; None if it is on another file system. Raises OSError."""
-        fd = self._open(name, unlock)
+        """Go down into a folder; None if it is a mount or another file system. Raises OSError."""
+        try:
+            fd = self._open(name, unlock)
+        except OSError as error:
+            if error.errno == errno.EXDEV:
+                return None
+            raise
         info = os.fstat(fd)
         if info.st_dev != self.device:
             os.close(fd)
@@ -181,15 +190,15 @@ class _Position:
 
     def _open(self, name: str, unlock: bool) -> int:
         try:
-            return os.open(name, FOLDER, dir_fd=self.fd)
+            return open_below(self.fd, name, FOLDER)
         except PermissionError:
             if not unlock or not self._unlock(name):
                 raise
-            return os.open(name, FOLDER, dir_fd=self.fd)
+            return open_below(self.fd, name, FOLDER)
 
     def _unlock(self, name: str) -> bool:
         """Make an unreadable folder of ours readable, without following a link to another one."""
-        fd = os.open(name, STEP, dir_fd=self.fd)
+        fd = open_below(self.fd, name, STEP)
         try:
             info = os.fstat(fd)
             if info.st_dev != self.device or not _is_locked_by_mode(info):

@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 
 from gcd import mounts
+from gcd.artifacts import descent, walk
 from gcd.artifacts.base import Deleted
 from gcd.artifacts.local import LocalArtifactStore, _entered
-from gcd.errors import PermanentArtifactError, TransientArtifactError, UnsafeTarget
+from gcd.errors import ArtifactError, PermanentArtifactError, TransientArtifactError, UnsafeTarget
 from gcd.model import Place, Root, Target, Usage
 from gcd.testing import ODD_KEYS, ArtifactStoreContract
 
@@ -360,6 +361,91 @@ class TestOnTmpfs(_OnDisk):
         mount(self.folder)
 
 
+KERNELS = {
+    "openat2": {},
+    "fdinfo": {"has_openat2": lambda: False},
+    "table": {"has_openat2": lambda: False, "mount_id": lambda fd: None},
+}
+"""How a mount is told from a folder: by the kernel, by the mount's id, by the mount table."""
+
+
+@pytest.fixture(params=KERNELS)
+def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "openat2" and not descent.has_openat2():
+        pytest.skip("this kernel has no openat2")
+    for name, instead in KERNELS[request.param].items():
+        monkeypatch.setattr(descent, name, instead)
+
+
+@pytest.mark.usefixtures("kernel")
+class TestKernels(_OnDisk):
+    """The contract by each way to tell a mount, and mounts that appear at the worst moment."""
+
+    @pytest.fixture
+    def live(self, _fresh: None, mount: Mount, tmp_path: Path) -> Iterator[Path]:
+        """Files of somebody else's, of which names on the way to the tree lead to some."""
+        self.put(TREE + "a", b"x")
+        self.put(TREE + "sub/deep/f", b"x")
+        live = tmp_path / "live"
+        for name in ("f", "deep/f", "artifacts/f", "run1/artifacts/f", "artifacts/sub/deep/f"):
+            (live / name).parent.mkdir(parents=True, exist_ok=True)
+            (live / name).write_bytes(b"precious")
+        yield live
+        assert [path.read_bytes() for path in live.rglob("f")] == [b"precious"] * 5
+
+    @pytest.mark.parametrize("call", ["delete", "measure", "examine", "prune"])
+    @pytest.mark.parametrize("where", ["1", "1/run1", TREE[:-1], TREE + "sub", TREE + "sub/deep"])
+    def test_a_bind_mount_between_the_listing_and_the_opening(
+        self, mount: Mount, live: Path, monkeypatch: pytest.MonkeyPatch, where: str, call: str
+    ) -> None:
+        real = descent.open_below
+
+        def mount_and_open(folder: int, name: str, flags: int) -> int:
+            if name == Path(where).name and not mount.folders:
+                mount(self.folder / where, "--bind", live)
+            return real(folder, name, flags)
+
+        root = self.known_root()
+        monkeypatch.setattr(walk, "open_below", mount_and_open)
+        with suppress(UnsafeTarget):
+            self._call(call, root)
+        assert mount.folders or call in ("examine", "prune")  # which go down less far
+
+    def _call(self, call: str, root: Root) -> None:
+        target = self.target(TREE)
+        match call:
+            case "delete":
+                with pytest.raises((UnsafeTarget, PermanentArtifactError), match="file system"):
+                    self.store.delete(target, root)
+            case "measure":
+                assert self.store.measure(target).bytes < len(b"precious")
+            case "examine":
+                self.store.examine(target)
+            case "prune":
+                self.store.prune(Target(place(self.folder / "1"), self.root))
+
+    def test_a_bind_mount_over_the_folder_that_is_emptied(
+        self, mount: Mount, live: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What was opened is emptied, what covers it stays, and the folder itself cannot go."""
+        real = os.unlink
+
+        def mount_and_unlink(path: str, *, dir_fd: int | None = None) -> None:
+            if path == "f" and not mount.folders:
+                mount(self.folder / TREE / "sub/deep", "--bind", live)
+            real(path, dir_fd=dir_fd)
+
+        root = self.known_root()
+        monkeypatch.setattr(os, "unlink", mount_and_unlink)
+        with pytest.raises(ArtifactError, match="sub/deep"):
+            self.store.delete(self.target(TREE), root)
+        monkeypatch.undo()
+        assert mount.folders
+        mount.unmount(self.folder / TREE / "sub/deep")
+        self.delete(TREE)
+        assert self.keys() == set()
+
+
 class TestMounts(_OnDisk):
     def test_an_unmounted_disk_is_no_empty_root(self, mount: Mount) -> None:
         mount(self.folder)
@@ -421,6 +507,15 @@ class TestMounts(_OnDisk):
         mount.unmount(inside)
         self.delete(TREE)
         assert self.keys() == set()
+
+    def test_a_file_that_is_mounted_on_a_file(self, mount: Mount, tmp_path: Path) -> None:
+        self.put(TREE + "a", b"x")
+        (tmp_path / "live").write_bytes(b"precious")
+        mount(self.folder / TREE / "a", "--bind", tmp_path / "live")
+        for call in self._examine_and_delete(TREE):
+            with pytest.raises(PermanentArtifactError, match="mounted there"):
+                call()
+        assert (tmp_path / "live").read_bytes() == b"precious"
 
     def test_a_mount_is_met_by_its_device_without_a_table(
         self, mount: Mount, monkeypatch: pytest.MonkeyPatch

@@ -20,12 +20,13 @@ from pathlib import Path
 
 import pytest
 
-from gcd.artifacts import walk
+from gcd.artifacts import descent, walk
 from gcd.artifacts.local import LocalArtifactStore
 from gcd.errors import PermanentArtifactError, TransientArtifactError, UnsafeTarget
 from gcd.model import Place, Root, Target, Usage
 
 NOBODY = 65_534
+HAS_OPENAT2 = descent.has_openat2()
 AT_FDCWD, RENAME_EXCHANGE = -100, 2
 
 
@@ -108,9 +109,10 @@ def test_links_inside_are_unlinked_and_never_followed(tree: Tree) -> None:
     assert not tree.path.exists()
 
 
+@pytest.mark.parametrize("has_openat2", [True, False])
 @pytest.mark.parametrize("what", ["1", "1/run1", "1/run1/artifacts", "1/run1/artifacts/sub"])
 def test_a_folder_swapped_for_a_link_before_it_is_opened(
-    tree: Tree, monkeypatch: pytest.MonkeyPatch, what: str
+    tree: Tree, monkeypatch: pytest.MonkeyPatch, what: str, has_openat2: bool
 ) -> None:
     """The worst moment, every time: it was seen as a folder and is a link when it is opened."""
     (tree.path / "sub").mkdir()
@@ -120,16 +122,17 @@ def test_a_folder_swapped_for_a_link_before_it_is_opened(
         inside.mkdir(parents=True)
         tree.victims.append(inside / "victim")
         tree.victims[-1].write_bytes(b"precious")
-    swapped, real = tree.root_path / what, os.open
+    swapped, real = tree.root_path / what, descent.open_below
 
-    def swap_and_open(path: str, flags: int, *, dir_fd: int | None = None) -> int:
-        if path == swapped.name and not swapped.is_symlink():
+    def swap_and_open(folder: int, name: str, flags: int) -> int:
+        if name == swapped.name and not swapped.is_symlink():
             swapped.rename(tree.outside.parent / "aside")
             swapped.symlink_to(tree.outside)
-        return real(path, flags, dir_fd=dir_fd)
+        return real(folder, name, flags)
 
     root = tree.known_root()
-    monkeypatch.setattr(os, "open", swap_and_open)
+    monkeypatch.setattr(descent, "has_openat2", lambda: has_openat2 and HAS_OPENAT2)
+    monkeypatch.setattr(walk, "open_below", swap_and_open)
     if what.endswith("sub"):  # a link inside is unlinked when it is met again
         assert tree.store.delete(tree.target, root).usage.objects == 1
         assert not tree.path.exists()
