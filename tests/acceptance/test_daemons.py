@@ -11,6 +11,7 @@ import signal
 import threading
 import time
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -27,7 +28,7 @@ from gcd.daemon.turn import Call
 from gcd.daemon.work import Worker
 from gcd.model import Kind
 from gcd.store import read
-from tests.acceptance.test_races import CLIENTS, Race
+from tests.acceptance.test_races import CLIENTS, PATIENCE, Race
 from tests.daemon import (
     Running,
     cycles,
@@ -58,6 +59,10 @@ SHORT = Moment(
 STOPPED = 5.0
 """Seconds that a leader stands still: longer than its lease."""
 LEADER = 'gcd_leader{store="a"}'
+ENOUGH = {"restore_run": 10, "gone": 3}
+"""How often clients must have been told so."""
+WANTED = {"killed": 1, "stopped": 1, "led": 1}
+"""How often each must have befallen the daemons."""
 
 
 @dataclass
@@ -72,6 +77,10 @@ class Crowd:
     problems: list[str] = field(default_factory=list)
     done: Counter[str] = field(default_factory=Counter)
     made: int = 0
+
+    def has_enough(self, wanted: Mapping[str, int]) -> bool:
+        """Whether each thing happened often enough."""
+        return all(self.done[name] >= count for name, count in wanted.items())
 
     def start(self) -> Running:
         """One more daemon."""
@@ -103,13 +112,13 @@ class Crowd:
             time.sleep(0.01)
         return None
 
-    def harass(self, until: float) -> None:
+    def harass(self, until: float, wanted: Mapping[str, int]) -> None:
         """Kill a leader and start another daemon; stop one, and let it wake up to a successor."""
         try:
-            turn = 0
-            while time.monotonic() < until - STOPPED - 2:
+            turn, end = 0, until + PATIENCE
+            while time.monotonic() < (until if self.has_enough(wanted) else end):
                 self.look(1.5)
-                leader = self.leader(until)
+                leader = self.leader(end)
                 if leader is None:
                     return
                 turn += 1
@@ -168,18 +177,27 @@ class Crowd:
                 self.problems.append(f"exit {code}: {each.log.read_text()[-3000:]}")
 
 
-def contend(store: RealStore, folder: Path, daemons: int, seconds: float) -> tuple[Crowd, Race]:
-    """Let clients and daemons loose on a store, then look at every run, and at the journal."""
+def contend(
+    store: RealStore,
+    folder: Path,
+    daemons: int,
+    seconds: float,
+    wanted: Mapping[str, int] = WANTED,
+) -> tuple[Crowd, Race]:
+    """Let clients and daemons loose on a store, then look at every run, and at the journal.
+
+    It takes `seconds`, and longer until what is `wanted` has befallen the daemons.
+    """
     with ExitStack() as stack:
         crowd = Crowd(store, folder, daemons, stack)
         for _ in range(daemons):
             crowd.start().ready()
         until = time.monotonic() + seconds
-        race = Race(store, store.experiment("e"), until, pauses=(0, 0.1, 0.5, 1, 2))
+        race = Race(store, store.experiment("e"), until, ENOUGH, pauses=(0, 0.1, 0.5, 1, 2))
         store.run(race.experiment)
         seed = random.randrange(10**6)
         threads = [threading.Thread(target=race.client, args=(seed + n,)) for n in range(CLIENTS)]
-        threads.append(threading.Thread(target=crowd.harass, args=(race.until,)))
+        threads.append(threading.Thread(target=crowd.harass, args=(until, wanted)))
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -218,14 +236,11 @@ def journal_problems(store: RealStore, gone: set[str]) -> list[str]:
     return problems
 
 
-def settle(crowd: Crowd, race: Race) -> None:
+def settle(crowd: Crowd, race: Race, wanted: Mapping[str, int] = WANTED) -> None:
     """Nothing went wrong, and enough went on for that to mean something."""
     assert race.problems + crowd.problems == [], (crowd.done, race.done)
-    assert race.done["restore_run"] >= 10, race.done
-    assert race.done["gone"] >= 3, race.done
-    assert crowd.done["killed"] >= 1, crowd.done
-    assert crowd.done["stopped"] >= 1, crowd.done
-    assert crowd.done["led"] >= 1, crowd.done
+    assert race.has_enough(), race.done
+    assert crowd.has_enough(wanted), crowd.done
 
 
 @pytest.mark.parametrize("server", ["postgresql", "mariadb"], indirect=True)
@@ -264,10 +279,8 @@ def test_two_daemons_collect_each_run_once(store: RealStore, tmp_path: Path) -> 
 def test_daemons_collect_each_run_once_for_minutes(
     store: RealStore, tmp_path: Path, daemons: int
 ) -> None:
-    crowd, race = contend(store, tmp_path, daemons, 180)
-    settle(crowd, race)
-    assert crowd.done["killed at work"] >= 3, crowd.done
-    assert crowd.done["succeeded"] >= 3, crowd.done
+    wanted = {**WANTED, "killed at work": 3, "succeeded": 3}
+    settle(*contend(store, tmp_path, daemons, 180, wanted), wanted)
 
 
 # -- one daemon for long ---------------------------------------------------------------------------

@@ -127,7 +127,7 @@ def test_a_purge_that_is_open_is_in_nobodys_way(store: RealStore) -> None:
         other = store.run(store.experiment("other"))
         store.delete(run)
         store.restore(run)
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 25
         expected = Snapshot.of(store.database, store.root).without([deleted])
         done = resumed(process)
     assert done.returncode == 0, shown(done)
