@@ -16,6 +16,7 @@ from gcd.durations import from_millis
 from gcd.model import Hold, KeepReason, Kind, Reach
 from gcd.planning.guard import in_workspace
 from gcd.store import tables
+from gcd.store.exact import Exact
 from gcd.store.schema import Schema, is_live, workspace_of
 from gcd.store.streaming import stream
 from gcd.store.tag_holds import entity_key, tag_holds
@@ -41,7 +42,10 @@ def version_holds(conn: Connection, schema: Schema) -> Iterator[Hold]:
     query = sa.select(
         versions.c.name, versions.c.version, versions.c.run_id, versions.c.source, place
     ).where(
-        sa.or_(versions.c.current_stage.is_(None), versions.c.current_stage != "Deleted_Internal")
+        sa.or_(
+            versions.c.current_stage.is_(None),
+            Exact(versions.c.current_stage) != "Deleted_Internal",
+        )
     )
     for name, version, run, *uris in stream(conn, query):
         because = f"version {version} of {name}"

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from gcd.store.eraser import SLICE, Eraser, slices
+from gcd.store.exact import Exact
 from gcd.store.lease import Lease
 from gcd.store.read import NOW
 from gcd.store.references import ALL, ENTITY_TABLES, OWNERS, Action, Reference
@@ -106,7 +107,7 @@ def goes(schema: Schema, table: str, rows: sa.FromClause) -> list[sa.ColumnEleme
     if table == VERSION_TAGS and schema.has(table, "name", "version"):
         versions = schema.table("model_versions").alias()
         same = [versions.c[name] == rows.c[name] for name in version_key(schema)]
-        found.append(sa.exists().where(versions.c.current_stage == DELETED_VERSION, *same))
+        found.append(sa.exists().where(Exact(versions.c.current_stage) == DELETED_VERSION, *same))
     return found
 
 
@@ -207,7 +208,7 @@ def deleted_versions(schema: Schema) -> sa.Select[*tuple[Any, ...]]:
         return sa.select(sa.null()).where(sa.false())
     versions = schema.table("model_versions")
     key = [versions.c[name] for name in version_key(schema)]
-    return sa.select(*key).where(versions.c.current_stage == DELETED_VERSION)
+    return sa.select(*key).where(Exact(versions.c.current_stage) == DELETED_VERSION)
 
 
 def deletion_of_tags(part: Sequence[Sequence[Any]]) -> Deletion:

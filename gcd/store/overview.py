@@ -19,7 +19,7 @@ from gcd.durations import from_millis, to_millis
 from gcd.model import Entry, EntryState, Kind
 from gcd.store import due, journal, read, tables
 from gcd.store.references import ENTITY_TABLES
-from gcd.store.schema import DELETED, Schema
+from gcd.store.schema import Schema, is_deleted
 from gcd.store.tracking import TrackingStore
 
 DATED = (Kind.RUN, Kind.LOGGED_MODEL, Kind.EXPERIMENT)
@@ -91,7 +91,7 @@ def due_within(
             sa.select(sa.func.count())
             .select_from(table)
             .where(
-                table.c.lifecycle_stage == DELETED,
+                is_deleted(table),
                 schema.stamp(kind) <= to_millis(cutoff + ahead),
             )
         )

@@ -24,11 +24,13 @@ from gcd.store.handover import hand_over
 from gcd.store.lease import Lease
 from gcd.store.read import native, token
 from gcd.store.references import ENTITY_TABLES, FINISHED_JOBS, Action
-from gcd.store.schema import Schema, confirm
+from gcd.store.schema import DELETED, Schema, confirm, is_deleted
 
 Rejudge = Callable[[Connection, Sequence[str]], Mapping[str, Keep]]
 """Given the open transaction and the ids locked in it: those to keep after all, and why."""
 
+STAGED = (Kind.RUN, Kind.EXPERIMENT)
+"""What goes only in the deleted stage."""
 CHANGED = Keep(
     KeepReason.RESTORED, "restored, deleted again or purged by somebody else since it was judged"
 )
@@ -94,7 +96,9 @@ def purge(eraser: Eraser, lease: Lease, batch: Batch, rejudge: Rejudge, at_ms: i
     kept = {
         entity: CHANGED
         for entity, item in wanted.items()
-        if locked.get(entity) != item.candidate.token or not stands(item, batch, parents)
+        if locked.get(entity) != item.candidate.token
+        or not is_deletable(batch.kind, item.candidate.token)
+        or not stands(item, batch, parents)
     }
     standing = [entity for entity in wanted if entity not in kept]
     kept.update(rejudge(conn, standing) if standing else {})
@@ -109,6 +113,11 @@ def purge(eraser: Eraser, lease: Lease, batch: Batch, rejudge: Rejudge, at_ms: i
     journal.record(conn, batch.cycle, entries, rows_left=left, at_ms=at_ms, due_ms=due_ms)
     rows = delete(eraser, batch.kind, ids, is_giant=batch.is_giant)
     return Purged(tuple(ids), rows, kept)
+
+
+def is_deletable(kind: Kind, found: str) -> bool:
+    """Whether a token is one of the deleted stage, as Python compares; logged models go with others."""
+    return kind not in STAGED or found.startswith(f"{DELETED}@")
 
 
 def stands(item: Item, batch: Batch, parents: Mapping[str, str]) -> bool:
@@ -198,8 +207,8 @@ def guards(schema: Schema, kind: Kind) -> list[sa.ColumnElement[bool]]:
     """What the DELETE itself demands once more, whatever its caller was told."""
     if kind is Kind.JOB:
         return [schema.table("jobs").c.status.in_(FINISHED_JOBS)]
-    if kind in (Kind.RUN, Kind.EXPERIMENT):
-        return [schema.table(ENTITY_TABLES[kind]).c.lifecycle_stage == "deleted"]
+    if kind in STAGED:
+        return [is_deleted(schema.table(ENTITY_TABLES[kind]))]
     return []
 
 

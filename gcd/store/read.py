@@ -19,14 +19,15 @@ from gcd.model import Candidate, Kind
 from gcd.planning.guard import in_workspace
 from gcd.store import tables
 from gcd.store.catalogue import ForeignKey
+from gcd.store.exact import Exact
 from gcd.store.holds import models_in_use
 from gcd.store.references import ENTITY_TABLES, FINISHED_JOBS, OWNERS
-from gcd.store.schema import DELETED, Schema, is_live, workspace_of
+from gcd.store.schema import DELETED, Schema, is_deleted, is_live, workspace_of
+from gcd.store.tag_holds import AGE_TAG
 
 FIRST_RELEASE = datetime(2018, 6, 1, tzinfo=UTC)
 """MLflow did not exist before: an older stamp is junk (0, or seconds instead of milliseconds)."""
 
-AGE_TAG = "gcd.older_than"
 NOW = {
     "sqlite": "SELECT CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER)",
     "postgresql": "SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)",
@@ -147,7 +148,7 @@ def made_by(schema: Schema, kind: Kind) -> sa.ColumnElement[Any]:
     return (
         sa.select(schema.stamp(Kind.RUN))
         .select_from(runs)
-        .where(runs.c.run_uuid == models.c.source_run_id, runs.c.lifecycle_stage == DELETED)
+        .where(runs.c.run_uuid == models.c.source_run_id, is_deleted(runs))
         .scalar_subquery()
     )
 
@@ -166,9 +167,9 @@ def conditions(schema: Schema, kind: Kind, wanted: Wanted) -> list[sa.ColumnElem
     table, experiments = schema.table(ENTITY_TABLES[kind]), schema.table("experiments")
     found: list[sa.ColumnElement[bool]] = []
     if not wanted.is_member:
-        found.append(is_deleted(schema, kind, wanted))
+        found.append(is_going(schema, kind, wanted))
     if wanted.workspaces is not None and schema.has("experiments", "workspace"):
-        found.append(experiments.c.workspace.in_(wanted.workspaces))
+        found.append(Exact(experiments.c.workspace).in_(wanted.workspaces))
     if wanted.experiments is not None:
         numbers = native(Kind.EXPERIMENT, wanted.experiments)
         found.append(table.c.experiment_id.in_(numbers))
@@ -177,12 +178,12 @@ def conditions(schema: Schema, kind: Kind, wanted: Wanted) -> list[sa.ColumnElem
     return found
 
 
-def is_deleted(schema: Schema, kind: Kind, wanted: Wanted) -> sa.ColumnElement[bool]:
+def is_going(schema: Schema, kind: Kind, wanted: Wanted) -> sa.ColumnElement[bool]:
     """In the deleted stage; with `with_source_run`, or made by a run that is."""
     table = schema.table(ENTITY_TABLES[kind])
     if kind is not Kind.LOGGED_MODEL or not wanted.with_source_run:
-        return table.c.lifecycle_stage == DELETED
-    return sa.or_(table.c.lifecycle_stage == DELETED, made_by(schema, kind).is_not(None))
+        return is_deleted(table)
+    return sa.or_(is_deleted(table), made_by(schema, kind).is_not(None))
 
 
 def candidate(kind: Kind, row: Row[*tuple[Any, ...]], *, is_member: bool) -> Candidate:
@@ -210,10 +211,11 @@ def with_own_age(conn: Connection, schema: Schema, found: Sequence[Candidate]) -
         return list(found)
     tags = schema.table("experiment_tags")
     numbers = {int(each.experiment_id) for each in found if each.experiment_id.isdigit()}
-    query = sa.select(tags.c.experiment_id, tags.c.value).where(
+    query = sa.select(tags.c.experiment_id, tags.c.key, tags.c.value).where(
         tags.c.key == AGE_TAG, tags.c.experiment_id.in_(numbers)
     )
-    ages = {str(experiment): value or "" for experiment, value in conn.execute(query)}
+    rows = conn.execute(query)  # MariaDB finds other cases of the key too
+    ages = {str(experiment): value or "" for experiment, key, value in rows if key == AGE_TAG}
     if not ages:
         return list(found)
     return [replace(each, own_age=ages.get(each.experiment_id)) for each in found]
@@ -379,9 +381,9 @@ def finished_jobs(
         jobs.c.status.in_(FINISHED_JOBS), jobs.c.creation_time <= before_ms, jobs.c.id > after
     )
     if ids is not None:
-        query = query.where(jobs.c.id.in_(ids))
+        query = query.where(jobs.c.id.in_(ids), Exact(jobs.c.id).in_(ids))
     if workspaces is not None and schema.has("jobs", "workspace"):
-        query = query.where(jobs.c.workspace.in_(workspaces))
+        query = query.where(Exact(jobs.c.workspace).in_(workspaces))
     rows = conn.execute(query.order_by(jobs.c.id).limit(limit))
     return [
         Candidate(Kind.JOB, job, "", token(str(status), None), usable(made), None, None)

@@ -15,6 +15,7 @@ from sqlalchemy.engine import Connection
 from gcd.errors import SchemaUnsupported, StoreRefused
 from gcd.model import Kind
 from gcd.store.catalogue import VERSIONS, Catalogue, ForeignKey, read_catalogue, revisions
+from gcd.store.exact import Exact
 from gcd.store.faults import steadily
 from gcd.store.references import ALL, ENTITY_TABLES, OWNERS, Action, Reference
 from gcd.store.revisions import KNOWN
@@ -121,9 +122,15 @@ def workspace_of(schema: Schema) -> sa.ColumnElement[Any]:
     return schema.table("experiments").c.workspace if has_workspaces else sa.null()
 
 
+def is_deleted(table: sa.TableClause) -> sa.ColumnElement[bool]:
+    """In the deleted stage, spelt as MLflow spells it: other cases and spaces are not deleted."""
+    return Exact(table.c.lifecycle_stage) == DELETED
+
+
 def is_live(table: sa.TableClause) -> sa.ColumnElement[bool]:
     """Not in the deleted stage; NULL is not deleted."""
-    return sa.or_(table.c.lifecycle_stage.is_(None), table.c.lifecycle_stage != DELETED)
+    stage = table.c.lifecycle_stage
+    return sa.or_(stage.is_(None), Exact(stage) != DELETED)
 
 
 def read_schema(conn: Connection, harmless: Collection[str] = ()) -> Schema:

@@ -1,0 +1,232 @@
+"""Tags, stages, patterns and settings that are misspelt delete nothing, and are told of."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from gcd.store.schema import read_schema
+from gcd.store.tag_holds import TAGS, marks
+from tests.mlflow_store import RealStore
+from tests.program import collect, decisions, gcd, shown
+from tests.snapshot import Snapshot
+from tests.stopper import PURGE, Moment, resumed, stopped
+from tests.whole import attach, trace
+
+CYCLE = ("gc", "--older-than", "0s", "--yes")
+MISSPELT = ("gcd.holds", "gcd_hold", "GCD.HOLD", " gcd.hold", "gcd.hold-until", "Gcd")
+"""Keys that MLflow's client takes, and that somebody may mean as one of gcd's."""
+OTHERS = ("mlflow.note", "gc.hold", "agcd.hold", "team")
+
+
+def look(store: RealStore) -> Snapshot:
+    """The store now."""
+    return Snapshot.of(store.database, store.root)
+
+
+def details(uri: str, *arguments: object) -> dict[str, str]:
+    """The first detail of each decision of `gcd plan`."""
+    done = gcd("plan", "--older-than", "0s", "--json", *arguments, uri=uri)
+    assert done.returncode == 0, shown(done)
+    items: list[dict[str, Any]] = json.loads(done.stdout)["items"]
+    return {each["id"]: each["reasons"][0]["detail"] for each in items if each["reasons"]}
+
+
+# -- tags --------------------------------------------------------------------------------------------
+
+
+def test_a_tag_that_may_be_meant_as_a_hold_holds_a_run(store: RealStore) -> None:
+    experiment = store.experiment("e")
+    held = {key: store.run(experiment, tags={key: "x"}) for key in MISSPELT}
+    held["gcd.older_than"] = store.run(experiment, tags={"gcd.older_than": "900d"})
+    held["gcd.hold_until"] = store.run(experiment, tags={"gcd.hold_until": "tomorrow"})
+    free = [store.run(experiment, tags={key: "x"}) for key in OTHERS]
+    free.append(store.run(experiment, tags={"gcd.hold_until": "2020-01-01"}))
+    store.delete(*held.values(), *free)
+    before = look(store)
+
+    found = decisions(store.uri)
+
+    assert found == {**dict.fromkeys(held.values(), "held"), **dict.fromkeys(free, "collect")}
+    told = details(store.uri)
+    for key in MISSPELT:
+        assert f"the tag {key!r} on the run is not known" in told[held[key]]
+    for key in ("gcd.holds", "gcd_hold", "GCD.HOLD"):
+        assert "did you mean gcd.hold?" in told[held[key]]
+    assert "did you mean gcd.hold_until?" in told[held["gcd.hold-until"]].replace("-", "_")
+    assert "belongs on the experiment" in told[held["gcd.older_than"]]
+    assert "'tomorrow' of the tag gcd.hold_until" in told[held["gcd.hold_until"]]
+    collect(store.uri)
+    assert before.without(free).against(look(store)) == []
+
+    for key, run in held.items():
+        store.client.restore_run(run)
+        store.client.delete_tag(run, key)
+        store.delete(run)
+    collect(store.uri)
+    assert before.without([*free, *held.values()]).against(look(store)) == []
+
+
+@pytest.mark.parametrize("kind", ["logged_model", "experiment", "trace"])
+def test_a_tag_that_may_be_meant_as_a_hold_holds_other_entities(
+    store: RealStore, kind: str
+) -> None:
+    experiment = store.experiment("e")
+    run = store.run(experiment)
+    model = store.logged_model(store.run(store.experiment("live")), "m")
+    traced = trace(store, experiment)
+    attach(store, traced)
+    match kind:
+        case "logged_model":
+            store.client.set_logged_model_tags(model, {"gcd_hold": "x"})
+            held = {model: "held", experiment: "collect", run: "collect"}
+        case "experiment":
+            store.client.set_experiment_tag(experiment, "GCD.Hold", "x")
+            held = {model: "collect", experiment: "held", run: "held"}
+        case _:
+            store.client.set_trace_tag(traced, "gcd.holds", "x")
+            held = {model: "collect", experiment: "held", run: "collect"}
+    store.client.delete_logged_model(model)
+    store.client.delete_experiment(experiment)
+    before = look(store)
+
+    assert decisions(store.uri) == held
+    collect(store.uri)
+
+    gone = {each for each, found in held.items() if found == "collect"}
+    assert gone.isdisjoint(store.runs() | store.experiments())
+    after = look(store)
+    if kind == "experiment":
+        assert before.without(gone).against(after) == []
+    if kind == "trace":
+        assert traced in str(after.tables["trace_info"])
+
+
+def test_an_age_that_cannot_be_read_holds_the_experiment(store: RealStore) -> None:
+    values = ("30", "forever", "", "10 days", "-1d")
+    live = store.experiment("live")
+    store.client.set_experiment_tag(live, "gcd.older_than", "soon")
+    store.delete(run := store.run(live))
+    gone = {value: store.experiment(f"gone {value}") for value in values}
+    runs = [store.run(each) for each in gone.values()]
+    for value, experiment in gone.items():
+        store.client.set_experiment_tag(experiment, "gcd.older_than", value)
+        store.client.delete_experiment(experiment)
+    before = look(store)
+
+    assert decisions(store.uri) == dict.fromkeys((run, *runs, *gone.values()), "held")
+    told = details(store.uri)
+    for value, experiment in gone.items():
+        text = f"the value {value!r} of the tag gcd.older_than on the experiment cannot be read"
+        assert text in told[experiment]
+    collect(store.uri)
+    assert before.against(look(store)) == []
+
+
+def test_an_age_under_a_misspelt_key_shortens_nothing(store: RealStore) -> None:
+    experiment = store.experiment("e")
+    run = store.run(experiment)
+    store.client.set_experiment_tag(experiment, "GCD.older_than", "1s")
+    store.delete(run)
+    setting = {"GCD_RETENTION__SHORTEST": "0s"}
+    done = gcd("plan", "--older-than", "1d", "--json", uri=store.uri, env=setting)
+    [item] = json.loads(done.stdout)["items"]
+    assert {each["reason"] for each in item["reasons"]} == {"held", "too_young"}
+
+
+def test_a_misspelt_tag_set_after_the_plan_holds(store: RealStore) -> None:
+    """What the purge reads again in its transaction is read by the same rule."""
+    experiment = store.experiment("e")
+    runs = {store.run(experiment) for _ in range(3)}
+    store.delete(*runs)
+    before = look(store)
+    with stopped(Moment("after", "commit", PURGE), *CYCLE, uri=store.uri) as process:
+        held = max(store.runs())
+        store.sql("INSERT INTO tags ({key}, value, run_uuid) VALUES (' Gcd_hold', 'x', :r)", r=held)
+        done = resumed(process)
+    assert done.returncode == 0, shown(done)
+    assert store.runs() == {held}
+    store.sql("DELETE FROM tags WHERE {key} = ' Gcd_hold'")
+    assert before.without(runs - {held}).against(look(store)) == []
+
+
+@pytest.mark.parametrize("is_narrow", [False, True])
+def test_tags_are_found_by_an_index(store: RealStore, is_narrow: bool) -> None:
+    """Few tags are gcd's, of millions: of all, and of the runs of a batch."""
+    run = store.run(store.experiment("e"))
+    with store.database.begin() as conn:
+        query = marks(read_schema(conn), TAGS[0], [run] if is_narrow else None)
+        text = str(query.compile(conn, compile_kwargs={"literal_binds": True}))
+        if store.database.dialect == "postgresql":
+            conn.exec_driver_sql("SET LOCAL enable_seqscan = off")
+        explain = "EXPLAIN QUERY PLAN " if store.database.dialect == "sqlite" else "EXPLAIN "
+        found = str(conn.exec_driver_sql((explain + text).replace("%", "%%")).all())
+    wanted = {
+        "sqlite": "USING INDEX",
+        "postgresql": "index_tags_run_uuid" if is_narrow else "tag_pk",
+        "mariadb": "'ref', 'index_tags_run_uuid'" if is_narrow else "'range', 'PRIMARY'",
+    }
+    assert wanted[store.database.dialect] in found, found
+
+
+# -- stages ------------------------------------------------------------------------------------------
+
+
+def test_a_stage_that_is_not_spelt_as_mlflow_spells_it_is_not_deleted(store: RealStore) -> None:
+    live, gone, odd = (store.experiment(name) for name in ("live", "gone", "odd"))
+    run, other, inside, in_odd = (store.run(each) for each in (live, live, gone, odd))
+    model, free = (store.logged_model(store.run(live), name) for name in ("m", "free"))
+    fed = store.run(live)
+    store.measure(fed, model)
+    store.delete(run, other, fed)
+    for each in (model, free):
+        store.client.delete_logged_model(each)
+    for experiment in (gone, odd):
+        store.client.delete_experiment(experiment)
+    respell(store, "runs", run, "DELETED")
+    respell(store, "runs", inside, "deleted ")
+    respell(store, "logged_models", model, "Deleted")
+    respell(store, "experiments", int(odd), "d\u00e9leted")
+    before = look(store)
+
+    found = decisions(store.uri)
+
+    assert found == {
+        other: "collect",
+        free: "collect",
+        fed: "feeds_live_model",
+        gone: "has_live_children",
+        in_odd: "collect",
+    }
+    collect(store.uri)
+    assert before.without([other, free, in_odd]).against(look(store)) == []
+
+
+def respell(store: RealStore, table: str, entity: object, stage: str) -> None:
+    """Write another stage into a row, past the constraints of databases that compare exactly."""
+    with store.database.begin() as conn:
+        if store.database.dialect == "sqlite":
+            conn.exec_driver_sql("PRAGMA ignore_check_constraints = ON")
+        for name in (f"{table}_lifecycle_stage", f"{table}_lifecycle_stage_check"):
+            if store.database.dialect != "sqlite":
+                conn.exec_driver_sql(f"ALTER TABLE {table} DROP CONSTRAINT IF EXISTS {name}")
+        key = {"runs": "run_uuid", "logged_models": "model_id"}.get(table, "experiment_id")
+        query = f"UPDATE {table} SET lifecycle_stage = :stage WHERE {key} = :entity"
+        conn.execute(sa.text(query), {"stage": stage, "entity": entity})
+
+
+def test_an_id_in_another_case_selects_nothing(store: RealStore) -> None:
+    experiment = store.experiment("e")
+    run = store.run(experiment)
+    model = store.logged_model(store.run(experiment), "m")
+    store.delete(run)
+    store.client.delete_logged_model(model)
+    before = look(store)
+
+    for option, entity in (("--run-ids", run), ("--logged-model-ids", model)):
+        collect(store.uri, option, entity.upper(), expect=3)
+
+    assert before.against(look(store)) == []
