@@ -128,6 +128,8 @@ class Hold:
     uri: str | None = None
     reach: Reach = Reach.OVERLAP
     until: datetime | None = None
+    owner: str | None = None
+    """The id of the entity that the URI is recorded for: an id in its own URI is no hold on it."""
 
 
 @dataclass(frozen=True, slots=True)

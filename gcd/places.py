@@ -14,7 +14,7 @@ from itertools import chain, pairwise
 from gcd.artifacts.base import LearningArtifactStore
 from gcd.artifacts.registry import Registry
 from gcd.errors import BackendError, UnsafeTarget
-from gcd.model import Candidate, KeepReason, Place, Probe, Root, Target
+from gcd.model import Candidate, Hold, KeepReason, Place, Probe, Root, Target
 from gcd.planning.guard import (
     PROXIED,
     Scope,
@@ -24,6 +24,7 @@ from gcd.planning.guard import (
     parse_place,
     place_uri,
 )
+from gcd.planning.names import is_plain, readings
 from gcd.planning.policy import Keep
 from gcd.store.tracking import TrackingStore
 
@@ -62,6 +63,31 @@ class Places:
             return self._resolved(place)
         except (UnsafeTarget, BackendError):
             return None
+
+    def placed(self, holds: Iterable[Hold]) -> Iterator[tuple[Hold, Place | None]]:
+        """Each hold with every place that its URI may mean, for an index of them."""
+        return ((hold, place) for hold in holds for place in self.meanings(hold.uri))
+
+    def meanings(self, uri: str | None) -> Iterator[Place | None]:
+        """The true places that a live URI may mean; None among them if ids in it must tell."""
+        if not uri:
+            yield None
+            return
+        place = self.of(uri)
+        is_certain = place is not None and self.registry.problem(place.scheme) is None
+        if is_certain and is_plain(uri):
+            yield place
+            return
+        yield from {self._true(each) for each in readings(uri, self.scope)}
+        if not is_certain:
+            yield None
+
+    def _true(self, place: Place) -> Place:
+        """A place under its true name, as far as it can be told."""
+        try:
+            return self._resolved(place)
+        except (UnsafeTarget, BackendError):
+            return place
 
     def _resolved(self, place: Place) -> Place:
         """A place under its true name, where a backend is there to ask."""

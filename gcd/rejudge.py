@@ -49,8 +49,8 @@ def held_now(
 ) -> dict[str, Keep]:
     """What a tag, an operator or a model version holds."""
     places: Places = survey.places
-    pairs = ((hold, places.of(hold.uri)) for hold in survey.store.entity_holds(conn, ids))
-    index = HoldIndex.build(pairs, survey.now)
+    found = places.placed(survey.store.entity_holds(conn, ids))
+    index = HoldIndex.build(found, survey.now)
     kept: dict[str, Keep] = {}
     for entity in ids:
         decision = decisions[entity]

@@ -230,8 +230,7 @@ class Survey:
 
     def holds(self) -> HoldIndex:
         """Everything that may keep an entity or a tree, read now."""
-        pairs = ((hold, self.places.of(hold.uri)) for hold in self.store.holds())
-        return HoldIndex.build(pairs, self.now)
+        return HoldIndex.build(self.places.placed(self.store.holds()), self.now)
 
     def notes(self) -> tuple[str, ...]:
         """What people should know of the store and of the roots that were looked at."""

@@ -5,30 +5,13 @@ It must never forget a hold that it could not place: its text still holds every 
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from datetime import datetime
-from urllib.parse import unquote
+from itertools import chain
 
-from gcd.model import Candidate, Hold, KeepReason, Place, Reach
-from gcd.planning.guard import UNQUOTINGS
-
-ALIASES = {
-    "s3a": "s3",
-    "s3n": "s3",
-    "r2": "s3",
-    "b2": "s3",
-    "wasb": "azure",
-    "wasbs": "azure",
-    "abfs": "azure",
-    "abfss": "azure",
-}
-"""Schemes under which one tree is recorded in several spellings."""
-WORD = re.compile(r"[0-9A-Za-z_.-]{16,}")
-"""What may be an id of an importer's."""
-MLFLOW_ID = re.compile(r"(?=((?:m-|tr-)?[0-9A-Fa-f]{32}))")
-"""MLflow's own ids, wherever in a word they stand."""
+from gcd.model import Candidate, Hold, Kind, Place, Reach
+from gcd.planning.names import ids_in, key, names_in
 
 
 class HoldIndex:
@@ -36,6 +19,8 @@ class HoldIndex:
 
     def __init__(self) -> None:
         self._entities: dict[str, Hold] = {}
+        self._named: dict[str, Hold] = {}
+        """By an id that is in the text of a URI, as it is written and in small letters."""
         self._overlapping: dict[str, Hold] = {}
         self._within: dict[str, Hold] = {}
         self._sorted: list[str] = []
@@ -56,22 +41,30 @@ class HoldIndex:
         if place is not None:
             trees = self._overlapping if hold.reach is Reach.OVERLAP else self._within
             trees.setdefault(key(place), hold)
-        if hold.uri and (place is None or hold.reason is KeepReason.REGISTERED):
-            # Sources come in many spellings, and some nobody can place: an id in them is enough.
-            for entity in ids_in(hold.uri):
-                self._entities.setdefault(entity, hold)
+        if hold.uri:
+            # URIs come in many spellings, and some nobody can place: an id in them is enough.
+            found = ids_in(hold.uri) if place else names_in(hold.uri)
+            for entity in found - own_ids(hold):
+                self._named.setdefault(entity, hold)
 
     def on(self, entity_id: str) -> Hold | None:
         """What holds an entity by its id."""
-        return self._entities.get(entity_id)
+        return (
+            self._entities.get(entity_id)
+            or self._named.get(entity_id)
+            or self._named.get(entity_id.casefold())
+        )
 
     def ids(self) -> Iterator[str]:
         """Every id that something holds, in whatever form it was written."""
-        return iter(self._entities)
+        return chain(self._entities, self._named)
 
     def on_candidate(self, candidate: Candidate) -> Hold | None:
         """What holds a candidate by its id, or by its experiment's."""
-        return self.on(candidate.id) or self.on(f"experiment/{candidate.experiment_id}")
+        # An experiment's id is a number: in the text of a URI, its own location first, it says nothing.
+        is_number = candidate.kind is Kind.EXPERIMENT
+        own = self._entities.get(candidate.id) if is_number else self.on(candidate.id)
+        return own or self._entities.get(f"experiment/{candidate.experiment_id}")
 
     def over(self, place: Place) -> Hold | None:
         """What holds a tree: something that equals it, contains it or lies inside it."""
@@ -89,35 +82,6 @@ class HoldIndex:
         return None
 
 
-def ids_in(text: str) -> set[str]:
-    """Whatever in a text may be the id of an entity, however often it is quoted."""
-    found: set[str] = set()
-    for _ in range(UNQUOTINGS):
-        found.update(WORD.findall(text), MLFLOW_ID.findall(text))
-        before, text = text, unquote(text)
-        if text == before:
-            break
-    return found
-
-
-def key(place: Place) -> str:
-    """A place as a text of which a container's is a prefix; spellings of one store are alike.
-
-    Two stores may come out alike, by a bucket of the same name or a host that a user is left out of:
-    then a tree is kept for another's sake. The other way round it would be lost.
-    """
-    scheme = ALIASES.get(place.scheme, place.scheme)
-    separator = "" if scheme == "file" else "/"
-    return f"{scheme}://{_store_name(scheme, place.authority)}{separator}{place.path}"
-
-
-def _store_name(scheme: str, authority: str) -> str:
-    before, at, after = authority.rpartition("@")
-    match scheme:
-        case "azure":
-            return re.sub(r"\.(?:blob|dfs)\.", ".", authority)
-        case "s3":  # r2 and b2 name the endpoint too, s3 leaves it to the environment
-            return before if at else after
-        case "sftp" | "ftp":
-            return after
-    return authority
+def own_ids(hold: Hold) -> set[str]:
+    """The id of the entity whose own URI it is: that does not hold itself."""
+    return {hold.owner, hold.owner.casefold()} if hold.owner is not None else set()

@@ -96,7 +96,8 @@ def odd_trees(conn: Connection, schema: Schema) -> Iterator[Hold]:
         for entity, uri in ((each, uri) for each, *rest in found for uri in either(*rest)):
             suffix = "/".join(("", *names, str(entity), "artifacts"))
             if not uri.rstrip("/").endswith(suffix):
-                yield Hold(KeepReason.SHARED, f"{what} {entity} has its files there", uri=uri)
+                because = f"{what} {entity} has its files there"
+                yield Hold(KeepReason.SHARED, because, uri=uri, owner=str(entity))
                 continue
             place = uri.rstrip("/")[: -len(suffix)]
             if place not in places:

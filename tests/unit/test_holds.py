@@ -310,9 +310,12 @@ def test_a_registered_source_holds_its_ids_also_where_it_can_be_placed() -> None
     assert registered.over(place(f"s3://bucket/1/{RUN}")) is not None
 
 
-def test_a_tree_that_can_be_placed_holds_no_other_tree_of_its_ids() -> None:
+def test_a_tree_that_can_be_placed_holds_the_ids_of_others_too() -> None:
+    """The same tree may have another name: a mount, another scheme. Its own id holds it not."""
     uri = f"s3://bucket/1/{RUN}/artifacts"
-    assert on_tree(uri).on(RUN) is None
+    assert on_tree(uri).on(RUN) == hold(uri=uri)
+    own = HoldIndex.build([(replace(hold(uri=uri), owner=RUN), place(uri))], NOW)
+    assert own.on(RUN) is None
 
 
 def test_what_holds_an_entity_itself_is_told_before_what_names_it() -> None:

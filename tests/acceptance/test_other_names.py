@@ -1,0 +1,129 @@
+"""Live data is found also where it has another name than the dead tree that it lies in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.mlflow_store import RealStore
+from tests.program import collect, decisions
+from tests.snapshot import Snapshot
+
+KEPT = {"shared", "registered"}
+"""The reasons for which a tree stays that something live lies in."""
+
+
+def look(store: RealStore) -> Snapshot:
+    """The store as it is."""
+    return Snapshot.of(store.database, store.root)
+
+
+def kept(store: RealStore, *dead: str) -> None:
+    """What is planned and what is done leave these as they are, and take the one run beside them."""
+    loose = store.run(store.experiment("beside"))
+    store.delete(loose)
+    before = look(store)
+    found = decisions(store.uri)
+    assert found.pop(loose) == "collect"
+    assert {run: found[run] for run in dead if found[run] not in KEPT} == {}
+    collect(store.uri)
+    after = look(store)
+    assert before.without([loose]).against(after) == []
+    assert not store.exists(loose)
+
+
+# -- other schemes ----------------------------------------------------------------------------------
+
+BY_ID = [
+    "dbfs:/elsewhere/{run}/artifacts/part",
+    "s3://elsewhere/1/{RUN}/artifacts/part",
+    "mlflow-artifacts://elsewhere:5000/1/{run}/artifacts",
+    "https://elsewhere/mlflow/api/2.0/mlflow-artifacts/artifacts/1/{run}/artifacts",
+    "wasbs://box@account.blob.core.windows.net/{run}",
+    "uc://catalog/schema/{run}",
+    "./mlruns/1/{RUN}/artifacts/part",
+]
+BY_PLACE = [
+    "sftp://elsewhere:22{tree}/part",
+    "hdfs://nn1{tree}",
+    "file://localhost{tree}/part",
+    "file://elsewhere{folder}",
+    "{folder}/x/../{run}/artifacts",
+    "file://{tree}?version=1",
+    "dbfs:{folder}",
+]
+
+
+@pytest.mark.parametrize("stage", ["active", "deleted"])
+@pytest.mark.parametrize("kind", ["run", "model"])
+def test_a_uri_in_another_scheme_holds_the_tree_that_it_names(
+    store: RealStore, kind: str, stage: str
+) -> None:
+    """Whatever the stage of what it belongs to: what is only soft-deleted can be restored."""
+    live, dead = store.experiment("live"), []
+    for number, uri in enumerate(BY_ID + BY_PLACE):
+        folder = store.experiment(f"e{number}")
+        run = store.run(folder)
+        dead.append(run)
+        named = uri.format(
+            run=run, RUN=run.upper(), tree=store.tree(run), folder=store.folder(folder)
+        )
+        owner = store.run(live, files={})
+        if kind == "run":
+            store.point(owner, named)
+        else:
+            store.point_model(owner := store.logged_model(owner, "m"), named)
+        if stage == "deleted":
+            store.client.set_tag(owner, "gcd.hold", "yes") if kind == "run" else None
+            store.delete(owner)
+    store.delete(*dead)
+    kept(store, *dead)
+
+
+@pytest.mark.parametrize("at", ["source", "storage_location"])
+def test_a_version_in_another_scheme_holds_the_tree_that_it_names(
+    store: RealStore, at: str
+) -> None:
+    dead = []
+    for number, uri in enumerate(BY_ID + BY_PLACE):
+        folder = store.experiment(f"e{number}")
+        run = store.run(folder)
+        dead.append(run)
+        named = uri.format(
+            run=run, RUN=run.upper(), tree=store.tree(run), folder=store.folder(folder)
+        )
+        version = store.version(f"m{number}", "s3://elsewhere/none")
+        store.sql(
+            f"UPDATE model_versions SET {at} = :uri WHERE name = :name AND version = :version",
+            uri=named,
+            name=f"m{number}",
+            version=int(version),
+        )
+    store.delete(*dead)
+    kept(store, *dead)
+
+
+def test_an_experiment_in_another_scheme_that_logs_in_a_dead_tree_holds_it(
+    store: RealStore,
+) -> None:
+    folder = store.experiment("e")
+    runs = [store.run(folder) for _ in range(3)]
+    store.experiment("by id", f"dbfs:/elsewhere/{runs[0]}/artifacts/more")
+    store.experiment("by place", f"hdfs://nn1{store.tree(runs[1])}/more")
+    store.experiment("by dots", f"dbfs:{store.tree(runs[2])}")
+    store.delete(*runs)
+    kept(store, *runs)
+
+
+def test_own_names_hold_nothing(store: RealStore) -> None:
+    """A run's own odd URI, and an experiment's own location, are no reason to keep themselves."""
+    number = store.numbered("numbered")
+    run = store.run(number)
+    store.client.delete_experiment(number)
+    before = look(store)
+    assert set(decisions(store.uri).values()) == {"collect"}
+    collect(store.uri)
+    assert before.gone([number])
+    assert not Path(store.root, number).exists()
+    assert not store.exists(run)
