@@ -6,12 +6,14 @@ It must never show a secret, nor overwrite a file that it was not told to.
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import click
 
 from gcd.config import load_config, sample
 from gcd.config.render import json_value
+from gcd.config.trust import distrust
 from gcd.errors import GcdError, UsageError
 
 file_option = click.option(
@@ -32,6 +34,9 @@ def config() -> None:
 def check(path: Path | None) -> None:
     """Say whether the configuration is right; if not, tell every problem at once (exit code 10)."""
     source = load_config(path).source
+    reason = distrust(source.stat()) if source else None
+    if reason:
+        click.echo(f"warning: {source} {reason}", err=True)
     click.echo(f"ok: {source}" if source else "ok: no file, defaults")
 
 
@@ -61,10 +66,18 @@ def init(path: Path, force: bool) -> None:
         click.echo(sample(), nl=False)
         return
     try:
-        with path.open("w" if force else "x", encoding="utf-8") as file:
+        # Whatever the umask is: gcd does not read one that others may write.
+        with open(
+            path, "w" if force else "x", encoding="utf-8", opener=_for_others_to_read
+        ) as file:
             file.write(sample())
     except FileExistsError as error:
         raise UsageError(f"{path} is there already", hint="--force overwrites it") from error
     except OSError as error:
         raise GcdError(f"cannot write {path}: {error.strerror}") from error
     click.echo(f"wrote {path}")
+
+
+def _for_others_to_read(path: str, flags: int) -> int:
+    """Open a file that only its owner may write; mode 0644 before the umask."""
+    return os.open(path, flags, 0o644)

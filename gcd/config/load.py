@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import PrivateAttr, ValidationError
 
-from gcd.config import problems, references, render, sources, stores
+from gcd.config import problems, references, render, sources, stores, variables
 from gcd.config.render import Setting, settings_of
 from gcd.config.sections import Sections, fields_of
 from gcd.config.sources import Origin, Path_, Written
@@ -129,18 +129,20 @@ def load_config(
     """The configuration: `overrides` over GCD_SECTION__KEY over the file over the defaults.
 
     `path` is the file that the command line names; else $GCD_CONFIG, ./gcd.toml and
-    /etc/gcd/gcd.toml are looked for. `environ` is the process's own where it is None. The keys of
+    /etc/gcd/gcd.toml are looked for. Other GCD_ variables are errors. `environ` is the process's own where it is None. The keys of
     `overrides` are dotted key paths; None says nothing. Raises ConfigError with every problem.
     """
     environ = os.environ if environ is None else environ
     source = sources.find_file(path, environ)
     written = Written()
     if source is not None:
-        sources.add_file(written, sources.read_file(source), source)
+        is_found = sources.is_found_here(path, environ)
+        sources.add_file(written, sources.read_file(source, is_found=is_found), source)
     # What is wrong in the file stays a problem where a flag happens to cover it today.
     found = _problems(written)
     sources.add_environment(written, environ)
-    found += _problems(written)
+    referred = references.variables(written.tree.get("stores"))
+    found += [*_problems(written), *variables.unknown(environ, referred)]
     sources.add_overrides(written, overrides or {})
     config = _validated(written, environ, source, found)
     raw = written.tree.get("stores", {})

@@ -9,6 +9,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from gcd.config.trust import Distrusted, read_trusted
+
 FORMS = "write ${NAME}, ${file:/path} or ${credential:NAME}; $${ stands for ${ itself"
 
 _REFERENCE = re.compile(r"\$\$\{|\$\{([^}]*)\}?")
@@ -30,12 +32,21 @@ def expand(text: str, environ: Mapping[str, str]) -> str:
         if not colon:
             return _variable(kind, environ)
         if kind == "file":
-            return _file(Path(name))
+            return _file(Path(name), is_trusted=False)
         if kind == "credential":
             return _credential(name, environ)
         raise Unresolved(f"has a reference of an unknown kind: {FORMS}")
 
     return _REFERENCE.sub(found, text)
+
+
+def variables(value: object) -> set[str]:
+    """The environment variables that a value refers to, or those in it, however deep."""
+    if isinstance(value, dict | list | tuple):
+        inside = value.values() if isinstance(value, dict) else value
+        return {name for each in inside for name in variables(each)}
+    found = _REFERENCE.finditer(value) if isinstance(value, str) else ()
+    return {match[1] for match in found if match[1] is not None and ":" not in match[1]}
 
 
 def is_reference(text: str) -> bool:
@@ -52,11 +63,15 @@ def _variable(name: str, environ: Mapping[str, str]) -> str:
     return environ[name]
 
 
-def _file(path: Path) -> str:
+def _file(path: Path, *, is_trusted: bool) -> str:
+    """The text of a file, which must be this user's or root's unless who made it is known."""
     if not path.is_absolute():
         raise Unresolved("has a ${file:...} whose path does not begin with /")
     try:
-        return path.read_text(encoding="utf-8").strip()
+        data = path.read_bytes() if is_trusted else read_trusted(path)
+        return data.decode().strip()
+    except Distrusted as error:
+        raise Unresolved(f"needs the file {path}, which {error}") from None
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or "it is no UTF-8 text"
         raise Unresolved(f"needs the file {path}, which cannot be read: {why}") from None
@@ -70,4 +85,4 @@ def _credential(name: str, environ: Mapping[str, str]) -> str:
         raise Unresolved(f"needs the credential {name}, but {why}")
     if not name or "/" in name or name in (".", ".."):
         raise Unresolved("has a ${credential:...} that is no name of a credential")
-    return _file(Path(folder).absolute() / name)
+    return _file(Path(folder).absolute() / name, is_trusted=True)

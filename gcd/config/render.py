@@ -26,7 +26,10 @@ those that you leave out keep it.
 
 gcd reads the first of: --config FILE, $GCD_CONFIG, ./gcd.toml, /etc/gcd/gcd.toml. Each key can also \
 be set by the environment variable named above it, which wins over the file; options of the \
-command line win over both. `gcd config check` tells what is wrong, `gcd config show` what is in \
+command line win over both. Other variables that begin with GCD_ are errors, except GCD_CONFIG, \
+GCD_YES, GCD_HOOK_*, GCD_TEST_*, those that this file refers to as ${GCD_...}, and those that Kubernetes \
+sets for a Service. ./gcd.toml and files named by ${file:...} must belong to this user or root, and \
+nobody else may write them. `gcd config check` tells what is wrong, `gcd config show` what is in \
 effect and why."""
 SECRETS = """\
 Where these hold a password, keep it elsewhere: ${NAME} is an environment variable, ${file:/path} the \

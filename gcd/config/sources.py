@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from gcd.config.sections import fields_of, plain_type
+from gcd.config.trust import Distrusted, read_trusted
 from gcd.errors import ConfigError
 
 SEARCHED = (Path("gcd.toml"), Path("/etc/gcd/gcd.toml"))
@@ -72,10 +73,24 @@ def find_file(path: Path | None, environ: Mapping[str, str]) -> Path | None:
     return next((each for each in SEARCHED if each.exists() or each.is_symlink()), None)
 
 
-def read_file(path: Path) -> dict[str, Any]:
-    """The tables of a TOML file. Raises ConfigError where it cannot be read, with the line."""
+def is_found_here(path: Path | None, environ: Mapping[str, str]) -> bool:
+    """Whether the file to read is the current folder's, and nobody named it."""
+    named = path is not None or "GCD_CONFIG" in environ
+    return not named and find_file(path, environ) == SEARCHED[0]
+
+
+def read_file(path: Path, *, is_found: bool = False) -> dict[str, Any]:
+    """The tables of a TOML file. Raises ConfigError where it cannot be read, with the line.
+
+    One that was found in the current folder, and that nobody named, must be this user's or root's.
+    """
     try:
-        data = path.read_bytes()
+        data = read_trusted(path) if is_found else path.read_bytes()
+    except Distrusted as error:
+        raise ConfigError(
+            f"{path.absolute()} in the current folder is not read: it {error}",
+            hint=f"or name the file that you mean: --config {path}",
+        ) from error
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise ConfigError(
@@ -112,7 +127,7 @@ def leaves(path: Path_, value: object) -> list[Path_]:
 
 
 def add_environment(written: Written, environ: Mapping[str, str]) -> None:
-    """Put each GCD_SECTION__KEY; names without two underscores are not the configuration's."""
+    """Put each GCD_SECTION__KEY; variables.py tells of other names."""
     for name, text in sorted(environ.items()):
         section, _, rest = name.removeprefix(PREFIX).lower().partition("__")
         if not name.startswith(PREFIX) or not section or not rest:

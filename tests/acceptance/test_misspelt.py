@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -230,3 +231,70 @@ def test_an_id_in_another_case_selects_nothing(store: RealStore) -> None:
         collect(store.uri, option, entity.upper(), expect=3)
 
     assert before.against(look(store)) == []
+
+
+# -- variables ---------------------------------------------------------------------------------------
+
+ON_SQLITE = pytest.mark.parametrize("server", ["sqlite"], indirect=True)
+"""For what no database has a part in."""
+COMMANDS = (
+    ("gc", "--yes"),
+    ("plan",),
+    ("explain", "RUN"),
+    ("hold", "add", "RUN"),
+    ("status",),
+    ("retry",),
+    ("doctor",),
+    ("init",),
+    ("sweep-rows",),
+    ("daemon",),
+    ("config", "check"),
+    ("config", "show"),
+)
+
+
+@ON_SQLITE
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_every_command_refuses_a_variable_that_is_not_known(
+    store: RealStore, words: tuple[str, ...]
+) -> None:
+    run = store.run(store.experiment("e"))
+    store.delete(run)
+    store.stamp(run, 1)  # older than the default age
+    before = look(store)
+    variables = {
+        "GCD_RETENTION_OLDER_THAN": "3650d",
+        "gcd_retention__older_than": "3650d",
+        "MLFLOW_BACKEND_STORE_URI": store.uri,
+    }
+
+    done = gcd(*(run if each == "RUN" else each for each in words), env=variables)
+
+    assert done.returncode == 10, shown(done)
+    for name in ("GCD_RETENTION_OLDER_THAN", "gcd_retention__older_than"):
+        assert name in done.stderr
+    assert done.stderr.count("did you mean GCD_RETENTION__OLDER_THAN?") == 2
+    assert before.against(look(store)) == []
+
+
+@ON_SQLITE
+def test_a_configuration_that_others_may_write_deletes_nothing(
+    store: RealStore, tmp_path: Path
+) -> None:
+    """Somebody put it where an administrator runs gcd."""
+    run = store.run(store.experiment("e"))
+    store.delete(run)
+    before = look(store)
+    (tmp_path / "gcd.toml").write_text('[retention]\nolder_than = "0s"\n')
+    (tmp_path / "gcd.toml").chmod(0o666)
+
+    done = gcd("gc", "--yes", uri=store.uri, cwd=tmp_path)
+
+    assert done.returncode == 10, shown(done)
+    assert "can be written by others" in done.stderr
+    assert "--config" in done.stderr
+    assert before.against(look(store)) == []
+    assert gcd("config", "init", "--force", cwd=tmp_path).returncode == 0
+    (tmp_path / "gcd.toml").unlink()
+    assert gcd("config", "init", cwd=tmp_path).returncode == 0
+    assert gcd("config", "check", cwd=tmp_path).returncode == 0

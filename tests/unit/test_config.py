@@ -313,9 +313,142 @@ def test_an_empty_list_in_the_environment_empties_the_list() -> None:
     )
 
 
-def test_only_names_with_two_underscores_count() -> None:
-    environ = {"GCD_PURGE": "x", "GCD_PURGE_BATCH_RUNS": "x", "XGCD_PURGE__BATCH_RUNS": "x"}
-    assert load("", environ | {"GCD___": "x", "GCD_PURGE__": "x"}).purge.batch_runs == 500
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("GCD_RETENTION_OLDER_THAN", "GCD_RETENTION__OLDER_THAN"),
+        ("GCD_OLDER_THAN", "GCD_RETENTION__OLDER_THAN"),
+        ("GCD_OLDERTHAN", ""),
+        ("gcd_retention__older_than", "GCD_RETENTION__OLDER_THAN"),
+        ("Gcd_Retention__older_than", "GCD_RETENTION__OLDER_THAN"),
+        ("GCD_RETENTION___OLDER_THAN", ""),
+        ("GCD_PURGE_BATCH_RUNZ", "GCD_PURGE__BATCH_RUNS"),
+        ("GCD_STORES_MAIN_BACKEND_STORE_URI", "GCD_STORES__NAME__BACKEND_STORE_URI"),
+        ("GCD_MAX_SHARE", "GCD_FUSE__MAX_SHARE"),
+        ("GCD_CONFG", "GCD_CONFIG"),
+        ("gcd_config", "GCD_CONFIG"),
+        ("GCD_PURGE", ""),
+        ("GCD_PURGE__", ""),
+        ("GCD___", ""),
+        ("GCD_", ""),
+        ("GCD_DAEMON_PORT", ""),
+    ],
+)
+def test_a_variable_that_is_not_known_is_an_error(name: str, meant: str) -> None:
+    problems = wrong("", {name: "9d"})
+    assert len(problems) == 1
+    assert name.lower().removeprefix("gcd_").strip("_") in str(problems).lower()
+    assert meant in str(problems)
+
+
+def test_every_unknown_variable_is_told_of_beside_the_other_problems() -> None:
+    environ = {"GCD_OLDER_THAN": "9d", "gcd_yes": "1", "GCD_LOG__LEVEL": "loud"}
+    found = wrong("[purge]\nbatch_runz = 3", environ)
+    assert found.keys() == {"GCD_OLDER_THAN", "gcd_yes", "log.level", "purge.batch_runz"}
+
+
+def test_variables_of_others_are_left_alone() -> None:
+    environ = {
+        "XGCD_PURGE__BATCH_RUNS": "x",
+        "_GCD_COMPLETE": "bash_source",
+        "GCD_YES": "1",
+        "GCD_TEST_REQUIRE_SERVERS": "1",
+        "GCD_HOOK_STORE": "main",
+        "GCD_HOOK_STATE": "ok",
+        "GCD_HOOK_CYCLE": "3",
+        # What Kubernetes sets beside a Service of the name "gcd" or "gcd-metrics".
+        "GCD_SERVICE_HOST": "10.0.0.1",
+        "GCD_SERVICE_PORT": "9464",
+        "GCD_SERVICE_PORT_METRICS": "9464",
+        "GCD_PORT": "tcp://10.0.0.1:9464",
+        "GCD_PORT_9464_TCP": "tcp://10.0.0.1:9464",
+        "GCD_PORT_9464_TCP_PROTO": "tcp",
+        "GCD_PORT_9464_TCP_PORT": "9464",
+        "GCD_PORT_9464_TCP_ADDR": "10.0.0.1",
+        "GCD_METRICS_SERVICE_HOST": "10.0.0.1",
+        "GCD_METRICS_PORT": "tcp://10.0.0.1:9464",
+    }
+    assert load("", environ).purge.batch_runs == 500
+
+
+def test_a_variable_that_the_file_refers_to_is_known() -> None:
+    text = """
+        [stores.main]
+        backend_store_uri = "postgresql://me:${GCD_DB_PASSWORD}@db/mlflow"
+        environment = ["AWS_SECRET_ACCESS_KEY=${GCD_S3_KEY}"]
+    """
+    environ = {"GCD_DB_PASSWORD": SECRET, "GCD_S3_KEY": SECRET}
+    assert load(text, environ).store().backend_store_uri == URI
+    assert wrong(text, environ | {"GCD_DB_PASSWORDS": SECRET}).keys() == {"GCD_DB_PASSWORDS"}
+
+
+# -- files of others -------------------------------------------------------------------------------
+
+ELSEWHERE = 12_345
+"""The id of another user, for whom a test says that it owns a file."""
+
+
+def here(text: str = "[purge]\nbatch_runs = 7", mode: int = 0o644) -> Path:
+    """A file that is found because it is in the current folder."""
+    path = Path("gcd.toml")
+    path.write_text(text)
+    path.chmod(mode)
+    return path
+
+
+def given_away(path: Path, *, follow: bool = True) -> None:
+    """Let a file belong to another user: root may do so, others are skipped."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can give files away")
+    os.chown(path, ELSEWHERE, ELSEWHERE, follow_symlinks=follow)
+
+
+@pytest.mark.parametrize("mode", [0o664, 0o646, 0o666, 0o777])
+def test_a_file_found_here_that_others_may_write_is_not_read(mode: int) -> None:
+    here(mode=mode)
+    with pytest.raises(ConfigError, match="can be written by others") as caught:
+        load_config(environ={})
+    assert "chmod go-w" in str(caught.value)
+    assert "--config" in str(caught.value.hint)
+    assert load_config(Path("gcd.toml"), environ={}).purge.batch_runs == 7, "it was named"
+    assert load_config(environ={"GCD_CONFIG": "gcd.toml"}).purge.batch_runs == 7
+    here(mode=0o640)
+    assert load_config(environ={}).purge.batch_runs == 7
+
+
+def test_a_file_found_here_of_another_user_is_not_read() -> None:
+    given_away(here())
+    with pytest.raises(ConfigError, match=f"belongs to user {ELSEWHERE}"):
+        load_config(environ={})
+    assert load_config(Path("gcd.toml"), environ={}).purge.batch_runs == 7, "it was named"
+
+
+def test_a_link_found_here_of_another_user_is_not_followed(tmp_path: Path) -> None:
+    here().rename(tmp_path / "mine.toml")
+    Path("gcd.toml").symlink_to(tmp_path / "mine.toml")
+    assert load_config(environ={}).purge.batch_runs == 7
+    given_away(Path("gcd.toml"), follow=False)
+    with pytest.raises(ConfigError, match="is a link that user"):
+        load_config(environ={})
+
+
+@pytest.mark.parametrize("how", ["writable", "another user's"])
+def test_a_secret_that_others_may_write_is_not_read(tmp_path: Path, how: str) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text(SECRET)
+    text = f"""
+        [stores.main]
+        backend_store_uri = "postgresql://me:${{file:{secret}}}@db/mlflow"
+    """
+    secret.chmod(0o444)  # as Kubernetes and Docker mount secrets
+    assert load(text).store().backend_store_uri == URI
+    if how == "writable":
+        secret.chmod(0o660)
+    else:
+        given_away(secret)
+    [(key, problem)] = wrong(text).items()
+    assert key == "stores.main.backend_store_uri"
+    assert f"needs the file {secret}, which" in problem
 
 
 # -- the sample ----------------------------------------------------------------------------------
