@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import cached_property
 from pathlib import Path
 
 from gcd.artifacts.base import Options
@@ -234,7 +235,12 @@ class Survey:
 
     def notes(self) -> tuple[str, ...]:
         """What people should know of the store and of the roots that were looked at."""
-        return (*self.store.schema.notes(), *self.places.notes())
+        return (*self.store.schema.notes(), *self.unmatched, *self.places.notes())
+
+    @cached_property
+    def unmatched(self) -> tuple[str, ...]:
+        """What is said of patterns that match no experiment: they may be misspelt."""
+        return self.store.unmatched(self.settings.policy.patterns)
 
     # -- deciding --------------------------------------------------------------------------------
 

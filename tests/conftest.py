@@ -36,6 +36,7 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or each start of gcd compiles it anew
     os.environ.update(SETTINGS)
     os.environ["PYTHONPATH"] = str(HERE / "guard")
+    os.umask(0o022)  # gcd reads no configuration that others may write
     guard.install()
 
 

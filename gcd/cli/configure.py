@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import click
 
-from gcd.config import load_config, sample
+from gcd.config import Config, load_config, sample
 from gcd.config.render import json_value
 from gcd.config.trust import distrust
 from gcd.errors import GcdError, UsageError
+from gcd.logs import mask
+from gcd.settings import make_policy
+from gcd.store.tracking import TrackingStore
 
 file_option = click.option(
     "--config",
@@ -32,12 +36,41 @@ def config() -> None:
 @config.command()
 @file_option
 def check(path: Path | None) -> None:
-    """Say whether the configuration is right; if not, tell every problem at once (exit code 10)."""
-    source = load_config(path).source
+    """Say whether the configuration is right; if not, tell every problem at once (exit code 10).
+
+    Where a store can be reached, patterns that match no experiment are told of too.
+    """
+    loaded = load_config(path)
+    source = loaded.source
     reason = distrust(source.stat()) if source else None
     if reason:
         click.echo(f"warning: {source} {reason}", err=True)
+    for warning in pattern_warnings(loaded):
+        click.echo(f"warning: {warning}", err=True)
     click.echo(f"ok: {source}" if source else "ok: no file, defaults")
+
+
+def pattern_warnings(loaded: Config) -> Iterator[str]:
+    """What is said of patterns of experiments' names: misspelt, they protect nothing."""
+    patterns = make_policy(loaded).patterns
+    for name in (loaded.stores or (None,)) if any(patterns.values()) else ():
+        where = f" in the store {name}" if name else ""
+        try:
+            for sentence in unmatched(loaded, name, patterns):
+                yield f"{sentence}{where}; is it misspelt?"
+        except GcdError as error:
+            yield f"patterns are not checked against experiments{where}: {mask(error.message)}"
+
+
+def unmatched(
+    loaded: Config, name: str | None, patterns: Mapping[str, Sequence[str]]
+) -> tuple[str, ...]:
+    """The patterns that match no experiment of a store. Raises GcdError where it cannot be read."""
+    store = TrackingStore(loaded.store(name).backend_store_uri, read_only=True)
+    try:
+        return store.unmatched(patterns)
+    finally:
+        store.close()
 
 
 @config.command()

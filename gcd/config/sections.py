@@ -112,7 +112,7 @@ class Retention(BaseModel):
     ages: Ages = Field(
         default=(),
         description='Longer ages for what is in some experiments, each a text like "prod-*: 180d", a '
-        "pattern of their names and an age. The tag gcd.older_than on an experiment does the same.",
+        "pattern of their names, in any case, and an age. The tag gcd.older_than on an experiment does the same.",
     )
     shortest: Duration | None = Field(
         default=None,
@@ -121,8 +121,8 @@ class Retention(BaseModel):
     )
     exclude: Patterns = Field(
         default=(),
-        description="Patterns of the names of experiments of which nothing is collected, as in "
-        '["prod-*"].',
+        description="Patterns of the names of experiments, in any case, of which nothing is collected, "
+        'as in ["prod-*"].',
     )
 
 

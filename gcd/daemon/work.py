@@ -11,7 +11,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from gcd import clock
@@ -66,6 +66,8 @@ class Worker:
     pulse: Pulse
     metrics: Metrics
     now: Callable[[], datetime] = clock.utc_now
+    warned: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """What was last said of the patterns of each store."""
 
     def take(self, duty: Duty, call: Call, own: datetime, stop: threading.Event) -> Turn:
         """One turn. `own` is when the store's schedule fires next in this daemon."""
@@ -110,6 +112,7 @@ class Worker:
         collect: Counter[str] = Counter()
         kept: Counter[KeepReason] = Counter()
         with surveyed(duty, store) as survey:
+            self._warn(duty.name, survey.unmatched)
             survey.choose()
             for plan in survey.plans():
                 self.pulse.beat(duty.name)
@@ -164,6 +167,7 @@ class Worker:
         try:
             watcher = Watcher(name, self.pulse, self.metrics)
             with surveyed(duty, store) as survey:
+                self._warn(name, survey.unmatched)
                 report = Collector(survey, lease, watcher, stop).collect()
         finally:
             self.metrics.set("gcd_leader", 0, store=name)
@@ -173,6 +177,14 @@ class Worker:
         log_report(name, report)
         is_unwell = report.kept.keys() & {KeepReason.ROOT_UNHEALTHY, KeepReason.UNREACHABLE}
         return Turn(report.state, report, reason="unhealthy" if is_unwell else None)
+
+    def _warn(self, name: str, sentences: tuple[str, ...]) -> None:
+        """Tell of patterns that match no experiment, once until that changes."""
+        before = self.warned.get(name, ())
+        self.warned[name] = sentences
+        for sentence in sentences:
+            if sentence not in before:
+                logger.warning("%s; is it misspelt?", sentence, extra={"store": name})
 
     def _measure(self, duty: Duty, store: TrackingStore) -> None:
         """Take the store's own numbers, whoever collects it."""

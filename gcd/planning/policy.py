@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from fnmatch import fnmatchcase
 
 from gcd.durations import format_duration, parse_duration
 from gcd.errors import UsageError
 from gcd.model import Candidate, KeepReason, Kind
+from gcd.planning.patterns import matches
 
 DEFAULT_EXPERIMENT = "0"
 
@@ -41,6 +41,12 @@ class Policy:
     """To what an age of an experiment's own may shorten `older_than`; None: not at all."""
     exclude: tuple[str, ...] = ()
     """Patterns of the names of experiments of which nothing is collected."""
+
+    @property
+    def patterns(self) -> dict[str, tuple[str, ...]]:
+        """Every pattern of names, by the key of the configuration that has it."""
+        ages = tuple(pattern for pattern, _ in self.ages)
+        return {"retention.ages": ages, "retention.exclude": self.exclude}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +80,7 @@ def judge_member(candidate: Candidate, policy: Policy, now: datetime) -> tuple[K
 def excluded(candidate: Candidate, policy: Policy) -> Keep | None:
     """Its experiment is one that the operator wants left alone."""
     name = candidate.experiment or ""
-    pattern = next((each for each in policy.exclude if fnmatchcase(name, each)), None)
+    pattern = next((each for each in policy.exclude if matches(name, each)), None)
     if pattern is None:
         return None
     return Keep(KeepReason.EXCLUDED, f"its experiment {name} matches {pattern!r} in exclude")
@@ -133,7 +139,7 @@ def required_age(candidate: Candidate, policy: Policy) -> timedelta:
     `shortest`. Raises UsageError where the tag is no duration.
     """
     name = candidate.experiment or ""
-    own = [age for pattern, age in policy.ages if fnmatchcase(name, pattern)]
+    own = [age for pattern, age in policy.ages if matches(name, pattern)]
     if candidate.own_age is not None:
         own.append(parse_duration(candidate.own_age))
     if not own:

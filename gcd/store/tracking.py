@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
@@ -30,6 +30,7 @@ from gcd.model import (
     Report,
     Root,
 )
+from gcd.planning.patterns import unmatched
 from gcd.planning.policy import Keep
 from gcd.store import connection, contents, holds, indexes, journal, purge, read, registry, tables
 from gcd.store import lease as leases
@@ -39,6 +40,7 @@ from gcd.store.lease import Lease
 from gcd.store.read import Wanted
 from gcd.store.references import ENTITY_TABLES
 from gcd.store.schema import Schema, read_schema, refuse_migrated
+from gcd.store.streaming import stream
 from gcd.store.tag_holds import tag_holds
 from gcd.store.turns import Turns
 
@@ -248,6 +250,19 @@ class TrackingStore:
             with self.reading() as conn:
                 found = list(conn.execute(query).scalars())
             yield from found
+
+    def experiment_names(self) -> Generator[str]:
+        """The name of every experiment, deleted or not, streamed."""
+        query = sa.select(self.schema.table("experiments").c.name)
+        with self.reading() as conn:
+            yield from (name for (name,) in stream(conn, query) if name is not None)
+
+    def unmatched(self, patterns: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+        """A sentence for each of the patterns, by key, that is of no experiment's name."""
+        if not any(patterns.values()):
+            return ()
+        with closing(self.experiment_names()) as names:
+            return unmatched(patterns, names)
 
     def counts(self) -> Mapping[Kind, int]:
         """How many entities of each kind there are."""

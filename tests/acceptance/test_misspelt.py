@@ -11,7 +11,8 @@ import sqlalchemy as sa
 
 from gcd.store.schema import read_schema
 from gcd.store.tag_holds import TAGS, marks
-from tests.mlflow_store import RealStore
+from tests.daemon import Running, daemon, settings
+from tests.mlflow_store import DAY, RealStore, now_ms
 from tests.program import collect, decisions, gcd, shown
 from tests.snapshot import Snapshot
 from tests.stopper import PURGE, Moment, resumed, stopped
@@ -298,3 +299,87 @@ def test_a_configuration_that_others_may_write_deletes_nothing(
     (tmp_path / "gcd.toml").unlink()
     assert gcd("config", "init", cwd=tmp_path).returncode == 0
     assert gcd("config", "check", cwd=tmp_path).returncode == 0
+
+
+# -- patterns ----------------------------------------------------------------------------------------
+
+PATTERNS = {
+    "GCD_RETENTION__EXCLUDE": "PROD-*,produ-*",
+    "GCD_RETENTION__AGES": '["teaM-a: 180d", "taem-*: 90d"]',
+}
+MISSED = (
+    "the pattern 'taem-*' in retention.ages matches no experiment",
+    "the pattern 'produ-*' in retention.exclude matches no experiment",
+)
+
+
+def test_patterns_ignore_case_and_those_that_match_nothing_are_told_of(store: RealStore) -> None:
+    names = ("prod-a", "Team-A", "other")
+    runs = {name: store.run(store.experiment(name)) for name in names}
+    store.delete(*runs.values())
+    for run in runs.values():
+        store.stamp(run, now_ms() - 100 * DAY)
+    before = look(store)
+
+    found = gcd("plan", "--json", uri=store.uri, env=PATTERNS)
+
+    assert found.returncode == 0, shown(found)
+    document = json.loads(found.stdout)
+    told = {item["id"]: [each["reason"] for each in item["reasons"]] for item in document["items"]}
+    assert told == {
+        runs["prod-a"]: ["excluded"],
+        runs["Team-A"]: ["too_young"],
+        runs["other"]: [],
+    }
+    assert set(document["summary"]["notes"]) >= set(MISSED)
+    assert not any("PROD" in note or "teaM" in note for note in document["summary"]["notes"])
+    shown_plan = gcd("plan", uri=store.uri, env=PATTERNS)
+    assert all(sentence in " ".join(shown_plan.stdout.split()) for sentence in MISSED)
+
+    environment = {**PATTERNS, "MLFLOW_BACKEND_STORE_URI": store.uri}
+    checked = gcd("config", "check", env=environment)
+    assert checked.returncode == 0, shown(checked)
+    for sentence in MISSED:
+        assert f"warning: {sentence}; is it misspelt?" in checked.stderr
+    assert "PROD" not in checked.stderr
+
+    done = gcd("gc", "--yes", uri=store.uri, env=PATTERNS)
+    assert done.returncode == 0, shown(done)
+    assert before.without([runs["other"]]).against(look(store)) == []
+
+
+@ON_SQLITE
+def test_config_check_says_where_it_cannot_check_patterns(store: RealStore) -> None:
+    for uri in ("", "sqlite:////nowhere/mlflow.db"):
+        done = gcd("config", "check", env={**PATTERNS, "MLFLOW_BACKEND_STORE_URI": uri})
+        assert done.returncode == 0, shown(done)
+        assert "patterns are not checked against experiments" in done.stderr
+    assert "patterns" not in gcd("config", "check").stderr
+
+
+@ON_SQLITE
+@pytest.mark.parametrize("mode", ["observe", "collect"])
+def test_the_daemon_tells_of_patterns_once_until_they_change(
+    store: RealStore, tmp_path: Path, mode: str
+) -> None:
+    store.delete(store.run(store.experiment("prod-a")))
+    wanted = settings(store, schedule="every 1s", mode=mode)
+    wanted["retention"] = {"exclude": ["PROD-*", "late-*"]}
+    sentence = "the pattern 'late-*' in retention.exclude matches no experiment; is it misspelt?"
+    with daemon(tmp_path, wanted) as running:
+        ends = "observed: would" if mode == "observe" else "cycle "
+        running.ready().until(lambda: turns(running, ends) >= 3, "too few cycles")
+        assert running.events().count(sentence) == 1, running.log.read_text()
+        late = store.experiment("Late-1")
+        running.until(lambda: turns(running, ends) >= 6, "too few cycles")
+        store.sql("DELETE FROM experiments WHERE experiment_id = :number", number=int(late))
+        running.until(lambda: running.events().count(sentence) == 2, "it is not told again")
+        assert running.stop() == 0
+    [record] = {each["level"] for each in running.lines() if each["event"] == sentence}
+    assert record == "warning"
+    assert not any("PROD" in event for event in running.events())
+
+
+def turns(running: Running, start: str) -> int:
+    """How many turns of the store have ended."""
+    return sum(event.startswith(start) for event in running.events())

@@ -220,12 +220,12 @@ def test_without_a_tag_or_a_pattern_the_general_age_counts() -> None:
         ("*", None, 90),
         ("prod", "prod-a", 30),
         ("rod-*", "prod-a", 30),
-        ("PROD-*", "prod-a", 30),
-        ("prod-*", "Prod-a", 30),
+        ("PROD-*", "prod-a", 90),
+        ("prod-*", "Prod-a", 90),
         ("prod-*", None, 30),
     ],
 )
-def test_a_pattern_is_matched_with_the_whole_name_and_its_case(
+def test_a_pattern_is_matched_with_the_whole_name_in_any_case(
     pattern: str, name: str | None, expected: int
 ) -> None:
     assert needed(replace(POLICY, ages=((pattern, 90 * DAY),)), name=name) == expected
