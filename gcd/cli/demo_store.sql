@@ -1,9 +1,5 @@
 -- The part of MLflow's SQLite schema (3.17) that `gcd demo` fills; a test compares it with MLflow's own.
-
-CREATE TABLE alembic_version (
-    version_num VARCHAR(32) NOT NULL,
-    CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
-);
+-- Without a revision: it is not the whole schema of any.
 
 CREATE TABLE "experiments" (
     experiment_id INTEGER NOT NULL,
@@ -203,5 +199,3 @@ CREATE TABLE logged_model_metrics (
 );
 
 CREATE INDEX index_logged_model_metrics_model_id ON logged_model_metrics (model_id);
-
-INSERT INTO alembic_version VALUES ('dc11669786a5');

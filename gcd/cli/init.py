@@ -25,8 +25,9 @@ def init(sql: bool, role: str, **options: Any) -> None:
     """
     with open_session(options, read_only=sql) as session:
         if sql:
-            purged = session.store.schema.purged_tables()
-            for statement in tables.statements(session.store.engine, role, purged):
+            schema, engine = session.store.schema, session.store.engine
+            place = schema.catalogue.schema
+            for statement in tables.statements(engine, role, schema.purged_tables(), place):
                 click.echo(statement)
             return
         made = session.store.has_own_tables

@@ -26,7 +26,10 @@ class ForeignKey:
     to_table: str
     to_columns: tuple[str, ...]
     on_delete: str
-    """What the database does with the row: NO ACTION, RESTRICT, CASCADE, SET NULL, SET DEFAULT."""
+    """What the database does with the row: NO ACTION, RESTRICT, CASCADE, SET NULL, SET DEFAULT.
+
+    UNKNOWN where the server does not show it to this user.
+    """
 
     @property
     def name(self) -> str:
@@ -41,7 +44,7 @@ class Catalogue:
     dialect: str
     schema: str | None
     tables: Mapping[str, sa.TableClause]
-    """Each table with the columns that it has here."""
+    """Each table with the columns that it has here; in lower case where case makes no difference."""
     foreign_keys: tuple[ForeignKey, ...]
     delete_triggers: tuple[tuple[str, str], ...]
     """(table, trigger or rule) for each that fires on DELETE."""
@@ -59,20 +62,28 @@ class Catalogue:
 
 
 VERSIONS = "alembic_version"
+
+
+def _mysql_name(column: str) -> str:
+    """A table's name as the server compares it: in any case, where it is set up that way."""
+    return f"IF(@@lower_case_table_names = 0, {column}, LOWER({column}))"
+
+
 COLUMNS = {
-    "sqlite": "SELECT m.name, p.name FROM sqlite_master m, pragma_table_info(m.name) p "
-    "WHERE m.type = 'table'",
+    "sqlite": "SELECT lower(m.name), lower(p.name) "
+    "FROM sqlite_master m, pragma_table_info(m.name) p WHERE m.type = 'table'",
     "postgresql": "SELECT c.relname, a.attname FROM pg_class c "
     "JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped "
     "WHERE c.relkind IN ('r', 'p') AND c.relnamespace = "
     "(SELECT relnamespace FROM pg_class WHERE oid = to_regclass('runs'))",
-    "mysql": "SELECT table_name, column_name FROM information_schema.columns "
-    "WHERE table_schema = DATABASE()",
+    "mysql": f"SELECT {_mysql_name('table_name')}, LOWER(column_name) "
+    "FROM information_schema.columns WHERE table_schema = DATABASE()",
     "mssql": "SELECT table_name, column_name FROM information_schema.columns "
     "WHERE table_schema = SCHEMA_NAME()",
 }
 FOREIGN_KEYS = {
-    "sqlite": 'SELECT m.name || \'/\' || f.id, NULL, m.name, f."from", f."table", f."to", '
+    "sqlite": "SELECT m.name || '/' || f.id, NULL, lower(m.name), lower(f.\"from\"), "
+    'lower(f."table"), lower(f."to"), '
     "f.on_delete FROM sqlite_master m, pragma_foreign_key_list(m.name) f "
     "WHERE m.type = 'table' ORDER BY 1, f.seq",
     "postgresql": "SELECT k.oid, CASE WHEN n.oid = t.relnamespace THEN NULL ELSE n.nspname END, "
@@ -87,8 +98,11 @@ FOREIGN_KEYS = {
     "ORDER BY k.oid, array_position(k.conkey, a.attnum)",
     "mysql": "SELECT CONCAT(u.constraint_schema, '/', u.table_name, '/', u.constraint_name), "
     "CASE WHEN u.table_schema = DATABASE() THEN NULL ELSE u.table_schema END, "
-    "u.table_name, u.column_name, u.referenced_table_name, u.referenced_column_name, r.delete_rule "
-    "FROM information_schema.key_column_usage u JOIN information_schema.referential_constraints r "
+    f"{_mysql_name('u.table_name')}, LOWER(u.column_name), "
+    f"{_mysql_name('u.referenced_table_name')}, LOWER(u.referenced_column_name), r.delete_rule "
+    "FROM information_schema.key_column_usage u "
+    # It shows only tables on which this user has more than SELECT; the other shows them all.
+    "LEFT JOIN information_schema.referential_constraints r "
     "ON r.constraint_schema = u.constraint_schema AND r.constraint_name = u.constraint_name "
     "AND r.table_name = u.table_name "
     "WHERE u.referenced_table_schema = DATABASE() AND u.referenced_table_name IS NOT NULL "
@@ -97,8 +111,9 @@ FOREIGN_KEYS = {
 """Per column: a key's own id, its schema, table and column, what it refers to, its delete rule."""
 RULES = {"a": "NO ACTION", "r": "RESTRICT", "c": "CASCADE", "n": "SET NULL", "d": "SET DEFAULT"}
 """PostgreSQL's letters."""
+UNKNOWN = "UNKNOWN"
 SQLITE_KEYS = (
-    "SELECT m.name, p.name FROM sqlite_master m, pragma_table_info(m.name) p "
+    "SELECT lower(m.name), lower(p.name) FROM sqlite_master m, pragma_table_info(m.name) p "
     "WHERE m.type = 'table' AND p.pk > 0 ORDER BY m.name, p.pk"
 )
 TRIGGERS = {
@@ -109,7 +124,7 @@ TRIGGERS = {
     "UNION ALL SELECT c.relname, w.rulename FROM pg_rewrite w JOIN pg_class c ON c.oid = w.ev_class "
     "WHERE w.ev_type = '4' AND c.relnamespace = "
     "(SELECT relnamespace FROM pg_class WHERE oid = to_regclass('runs'))",
-    "mysql": "SELECT event_object_table, trigger_name FROM information_schema.triggers "
+    "mysql": f"SELECT {_mysql_name('event_object_table')}, trigger_name FROM information_schema.triggers "
     "WHERE event_object_schema = DATABASE() AND event_manipulation = 'DELETE'",
 }
 SQLITE_TRIGGERS = "SELECT tbl_name, name, sql FROM sqlite_master WHERE type = 'trigger'"
@@ -145,7 +160,8 @@ def schema_of(conn: Connection, dialect: str) -> str | None:
     if dialect != "postgresql":
         return None
     found = conn.exec_driver_sql(
-        "SELECT relnamespace::regnamespace::text FROM pg_class WHERE oid = to_regclass('runs')"
+        "SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
+        "WHERE c.oid = to_regclass('runs')"
     ).scalar()
     return str(found) if found else None
 
@@ -154,29 +170,29 @@ def foreign_keys(conn: Connection, dialect: str) -> Iterator[ForeignKey]:
     """Every foreign key on a table of the store."""
     if dialect not in FOREIGN_KEYS:
         return
-    named = sqlite_targets(conn) if dialect == "sqlite" else {}
+    named = sqlite_keys(conn) if dialect == "sqlite" else {}
     rows = conn.exec_driver_sql(FOREIGN_KEYS[dialect])
     for _, parts in groupby(rows, key=lambda row: row[0]):
         columns = list(parts)
         _, schema, table, _, to_table, to_column, rule = columns[0]
-        # SQLite takes table names in any case, and says nothing of a key that is not named.
-        to_table, key = named.get(str(to_table).lower(), (to_table, ()))
+        # SQLite says nothing of a key that is not named.
+        key = named.get(to_table, ())
         yield ForeignKey(
             schema,
             table,
             tuple(part[3] for part in columns),
             to_table,
             key if to_column is None else tuple(part[5] for part in columns),
-            RULES.get(rule, rule),
+            RULES.get(rule, rule or UNKNOWN),
         )
 
 
-def sqlite_targets(conn: Connection) -> dict[str, tuple[str, tuple[str, ...]]]:
-    """A table's name in lower case to the name as it is written, and its primary key."""
+def sqlite_keys(conn: Connection) -> dict[str, tuple[str, ...]]:
+    """Each table's primary key."""
     keys: dict[str, tuple[str, ...]] = defaultdict(tuple)
     for table, column in conn.exec_driver_sql(SQLITE_KEYS):
         keys[table] += (column,)
-    return {table.lower(): (table, key) for table, key in keys.items()}
+    return keys
 
 
 def delete_triggers(conn: Connection, dialect: str) -> Iterable[tuple[str, str]]:

@@ -16,7 +16,7 @@ from sqlalchemy.engine import Connection, Engine
 
 from gcd import clock
 from gcd.errors import GcdError
-from gcd.store import indexes, read, tables
+from gcd.store import indexes, read, tables, visibility
 from gcd.store.connection import reading, sqlite_path
 from gcd.store.schema import Schema, mend
 
@@ -49,6 +49,7 @@ def examine(engine: Engine, schema: Schema) -> Iterator[Finding]:
         revision,
         clock_skew,
         privileges,
+        blind_spots,
         own_tables,
         strangers,
         lacking,
@@ -131,7 +132,7 @@ def missing_privileges(conn: Connection, schema: Schema) -> Iterator[tuple[str, 
 def missing_postgresql(conn: Connection, schema: Schema) -> Iterator[tuple[str, str]]:
     """By the server's own functions."""
     role = conn.exec_driver_sql("SELECT quote_ident(current_user)").scalar_one()
-    place = schema.catalogue.schema or "public"
+    place = conn.dialect.identifier_preparer.quote(schema.catalogue.schema or "public")
     for table in schema.purged_tables():
         for privilege in ("SELECT", "UPDATE", "DELETE"):
             query = sa.text("SELECT has_table_privilege(:table, :privilege)")
@@ -139,18 +140,30 @@ def missing_postgresql(conn: Connection, schema: Schema) -> Iterator[tuple[str, 
             if not conn.execute(query, values).scalar_one():
                 yield f"{privilege} {table}", f"GRANT {privilege} ON {place}.{table} TO {role};"
     if tables.version_of(conn) is None:
-        query = sa.text("SELECT has_schema_privilege(:place, 'CREATE')")
+        # By its name as it is, which the other function wants quoted.
+        query = sa.text("SELECT has_schema_privilege(CAST(:place AS regnamespace), 'CREATE')")
         if not conn.execute(query, {"place": place}).scalar_one():
             yield "CREATE tables", f"GRANT CREATE ON SCHEMA {place} TO {role}; or: gcd init --sql"
 
 
 def missing_mysql(conn: Connection, schema: Schema) -> Iterator[tuple[str, str]]:
     """By the grants on everything, on the database and on single tables."""
+    me, wide, by_table = mysql_grants(conn)
+    base = conn.engine.url.database
+    for table in schema.purged_tables():
+        for privilege in ("SELECT", "UPDATE", "DELETE"):
+            if privilege not in wide | by_table.get(table, set()):
+                yield f"{privilege} {table}", f"GRANT {privilege} ON `{base}`.{table} TO {me};"
+    if tables.version_of(conn) is None and "CREATE" not in wide:
+        yield "CREATE tables", f"GRANT CREATE ON `{base}`.* TO {me}; or: gcd init --sql"
+
+
+def mysql_grants(conn: Connection) -> tuple[str, set[str], dict[str, set[str]]]:
+    """The user as a GRANT names it, what it may do on the whole database, and on single tables."""
     wide: set[str] = set()
     by_table: dict[str, set[str]] = {}
-    me = conn.exec_driver_sql("SELECT CURRENT_USER()").scalar_one()
-    user, _, host = str(me).rpartition("@")
-    grantee = {"grantee": f"'{user}'@'{host}'"}
+    me = visibility.quoted_user(str(conn.exec_driver_sql("SELECT CURRENT_USER()").scalar_one()))
+    grantee = {"grantee": me}
     for source in (
         "SELECT privilege_type FROM information_schema.user_privileges WHERE grantee = :grantee",
         "SELECT privilege_type FROM information_schema.schema_privileges "
@@ -163,13 +176,24 @@ def missing_mysql(conn: Connection, schema: Schema) -> Iterator[tuple[str, str]]
     )
     for table, privilege in conn.execute(sa.text(single), grantee):
         by_table.setdefault(table, set()).add(privilege)
-    base = conn.engine.url.database
-    for table in schema.purged_tables():
-        for privilege in ("SELECT", "UPDATE", "DELETE"):
-            if privilege not in wide | by_table.get(table, set()):
-                yield f"{privilege} {table}", f"GRANT {privilege} ON `{base}`.{table} TO {me};"
-    if tables.version_of(conn) is None and "CREATE" not in wide:
-        yield "CREATE tables", f"GRANT CREATE ON `{base}`.* TO {me}; or: gcd init --sql"
+    return me, wide, by_table
+
+
+def blind_spots(conn: Connection, schema: Schema) -> Iterator[Finding]:
+    """What may be there and is hidden from this user: tables of other databases, and triggers."""
+    if schema.catalogue.dialect != "mysql":
+        return
+    me, wide, _ = mysql_grants(conn)
+    if not visibility.sees_other_databases(conn):
+        seen = (
+            "a table in other databases that this user may not see could refer to MLflow's with "
+            "ON DELETE CASCADE: its rows would go unseen"
+        )
+        yield Finding(Grade.WARNING, "visibility", seen, f"GRANT REFERENCES ON *.* TO {me};")
+    if "TRIGGER" not in wide:
+        seen = "this user may not see triggers: one that fires on DELETE would fire unseen"
+        grant = f"GRANT TRIGGER ON `{conn.engine.url.database}`.* TO {me};"
+        yield Finding(Grade.WARNING, "visibility", seen, grant)
 
 
 def own_tables(conn: Connection, schema: Schema) -> Iterator[Finding]:

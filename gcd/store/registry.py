@@ -13,6 +13,7 @@ from sqlalchemy.engine import Engine
 
 from gcd.errors import StoreRefused
 from gcd.model import Hold
+from gcd.store import search_path, visibility
 from gcd.store.catalogue import Catalogue, family
 from gcd.store.connection import open_engine, reading
 from gcd.store.holds import version_holds
@@ -41,6 +42,7 @@ class Registry:
 def open_registry(uri: str) -> Registry:
     """Open a registry's database. Raises StoreRefused where it holds no registry."""
     engine = open_engine(uri, read_only=True)
+    place = search_path.settle(engine, search_path.REGISTRY)
     with reading(engine) as conn:
         inspector = sa.inspect(conn)
         if not inspector.has_table(VERSIONS):
@@ -48,7 +50,8 @@ def open_registry(uri: str) -> Registry:
                 "the registry store is no model registry: it has no table model_versions",
                 hint="give the URI that the tracking server has as --registry-store-uri",
             )
-        names = [column["name"] for column in inspector.get_columns(VERSIONS)]
+        names = [column["name"].lower() for column in inspector.get_columns(VERSIONS)]
         table = sa.table(VERSIONS, *map(sa.column, names))
-        found = Catalogue(family(conn.dialect.name), None, {VERSIONS: table}, (), (), None)
+        found = Catalogue(family(conn.dialect.name), place, {VERSIONS: table}, (), (), None)
+        visibility.confirm_registry(conn, found)
     return Registry(engine, Schema(found, ()))

@@ -14,7 +14,7 @@ from sqlalchemy.engine import Connection
 
 from gcd.errors import SchemaUnsupported, StoreRefused
 from gcd.model import Kind
-from gcd.store.catalogue import VERSIONS, Catalogue, ForeignKey, read_catalogue, revisions
+from gcd.store.catalogue import UNKNOWN, VERSIONS, Catalogue, ForeignKey, read_catalogue, revisions
 from gcd.store.exact import Exact
 from gcd.store.faults import steadily
 from gcd.store.references import ALL, ENTITY_TABLES, OWNERS, Action, Reference
@@ -238,6 +238,8 @@ def refuse_keys(schema: Schema, harmless: Collection[str]) -> None:
 def mend(key: ForeignKey) -> str:
     """What lets gcd collect what an unknown table refers to."""
     listed = f'list it in purge.harmless = ["{key.name}"]'
+    if key.on_delete == UNKNOWN:
+        return f"let this user see its ON DELETE rule: GRANT REFERENCES ON {key.name} TO it"
     if key.on_delete in ACTING:
         return f"{listed}: its rows go, or lose the pointer, by its own ON DELETE {key.on_delete}"
     return f"give it ON DELETE CASCADE or SET NULL, and {listed}"

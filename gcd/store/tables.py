@@ -6,6 +6,7 @@ It must never alter a table, an index or a revision of MLflow's.
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
@@ -173,38 +174,54 @@ def create(engine: Engine) -> None:
             conn.execute(meta.insert().values(name="version", value=str(VERSION)))
 
 
-def statements(engine: Engine, role: str, purged: tuple[str, ...]) -> list[str]:
-    """The SQL that makes gcd's tables, and what `role` must be granted to collect."""
-    made = [str(CreateTable(table).compile(engine)).strip() for table in metadata.sorted_tables]
+def statements(engine: Engine, role: str, purged: tuple[str, ...], schema: str | None) -> list[str]:
+    """The SQL that makes gcd's tables beside MLflow's, and what `role` must be granted to collect.
+
+    Every name has its schema (on MySQL the database): whoever runs it may have another search path.
+    """
+    place = schema if engine.dialect.name == "postgresql" else engine.url.database
+    place = None if engine.dialect.name == "sqlite" else place
+    copy = sa.MetaData(schema=place)
+    own = [table.to_metadata(copy) for table in metadata.sorted_tables]
+    made = [str(CreateTable(table).compile(engine)).strip() for table in own]
     made += [
         str(CreateIndex(index).compile(engine)).strip()
-        for table in metadata.sorted_tables
+        for table in own
         for index in sorted(table.indexes, key=lambda index: str(index.name))
     ]
+    names = {table.name: engine.dialect.identifier_preparer.format_table(table) for table in own}
     made += [
-        f"INSERT INTO {meta.name} (name, value) VALUES ('version', '{VERSION}')",
-        f"INSERT INTO {lease.name} (name, epoch, expires_ms) VALUES ('collector', 0, 0)",
+        f"INSERT INTO {names[meta.name]} (name, value) VALUES ('version', '{VERSION}')",
+        f"INSERT INTO {names[lease.name]} (name, epoch, expires_ms) VALUES ('collector', 0, 0)",
     ]
-    return [text + ";" for text in [*made, *grants(engine, role, purged)]]
+    return [text + ";" for text in [*made, *grants(engine, role, purged, place)]]
 
 
-def grants(engine: Engine, role: str, purged: tuple[str, ...]) -> list[str]:
+def grants(engine: Engine, role: str, purged: tuple[str, ...], place: str | None) -> list[str]:
     """GRANT statements for a role that owns nothing; none on SQLite."""
+    quote = engine.dialect.identifier_preparer.quote
     own = [table.name for table in metadata.sorted_tables]
+    base = quote(place) if place else ""
+
+    def listed(names: Iterable[str]) -> str:
+        return ", ".join(f"{base}.{quote(name)}" for name in names)
+
     match engine.dialect.name:
         case "postgresql":
-            serials = ", ".join(f"{table.name}_id_seq" for table in (cycle, journal))
+            serials = listed(f"{table.name}_id_seq" for table in (cycle, journal))
             return [
-                f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}",
-                f"GRANT UPDATE, DELETE ON {', '.join(purged)} TO {role}",
-                f"GRANT INSERT, UPDATE, DELETE ON {', '.join(own)} TO {role}",
+                f"GRANT USAGE ON SCHEMA {base} TO {role}",
+                f"GRANT SELECT ON ALL TABLES IN SCHEMA {base} TO {role}",
+                f"GRANT UPDATE, DELETE ON {listed(purged)} TO {role}",
+                f"GRANT INSERT, UPDATE, DELETE ON {listed(own)} TO {role}",
                 f"GRANT USAGE ON SEQUENCE {serials} TO {role}",
             ]
         case "mysql" | "mariadb":
-            base = f"`{engine.url.database}`"
             return [
-                f"GRANT SELECT ON {base}.* TO {role}",
-                *(f"GRANT UPDATE, DELETE ON {base}.{name} TO {role}" for name in purged),
-                *(f"GRANT INSERT, UPDATE, DELETE ON {base}.{name} TO {role}" for name in own),
+                # By TRIGGER it sees triggers, by REFERENCES keys from tables of other databases.
+                f"GRANT SELECT, TRIGGER ON {base}.* TO {role}",
+                f"GRANT REFERENCES ON *.* TO {role}",
+                *(f"GRANT UPDATE, DELETE ON {listed([name])} TO {role}" for name in purged),
+                *(f"GRANT INSERT, UPDATE, DELETE ON {listed([name])} TO {role}" for name in own),
             ]
     return []

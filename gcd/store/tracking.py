@@ -32,7 +32,19 @@ from gcd.model import (
 )
 from gcd.planning.patterns import unmatched
 from gcd.planning.policy import Keep
-from gcd.store import connection, contents, holds, indexes, journal, purge, read, registry, tables
+from gcd.store import (
+    connection,
+    contents,
+    holds,
+    indexes,
+    journal,
+    purge,
+    read,
+    registry,
+    search_path,
+    tables,
+    visibility,
+)
 from gcd.store import lease as leases
 from gcd.store.eraser import Eraser, Export, slices
 from gcd.store.faults import StillReferenced, is_conflict, is_foreign_key, steadily
@@ -71,8 +83,10 @@ class TrackingStore:
         """
         self.engine: Engine = connection.open_engine(uri, read_only=read_only)
         self.harmless = harmless
+        search_path.settle(self.engine)
         with connection.reading(self.engine) as conn:
             self.schema: Schema = read_schema(conn, harmless)
+            visibility.confirm(conn, self.schema.catalogue)
             self.has_own_tables = tables.version_of(conn) is not None
         self.registry = registry.open_registry(registry_uri) if registry_uri else None
         self.export: Export | None = None
