@@ -8,7 +8,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from contextlib import closing
+from itertools import chain
 
+from gcd.entry_check import EntryCheck
 from gcd.errors import TransientArtifactError
 from gcd.model import Entry, KeepReason, Kind, Outcome, Place, Result
 from gcd.observer import Observer, Tally
@@ -47,10 +49,11 @@ class Backlog:
         self.observer = observer
         self.stop = stop
         self.tally = tally
+        self.check = EntryCheck(survey)
         self.closed: dict[Place, Keep] = {}
         """Roots below which nothing more may be purged, since their sweeps fail."""
-        self._sweeping = threading.Lock()
-        """One sweep at a time: two would delete the same trees."""
+        self.sweeping = threading.Lock()
+        """One sweep at a time: two would delete the same trees. Held too while the lease is offered."""
 
     def finish(self) -> None:
         """Finish what is journalled and due: rows first, then trees."""
@@ -68,7 +71,7 @@ class Backlog:
 
     def sweep(self) -> None:
         """Sweep all that is due now, page by page; the page in hand is finished on a stop."""
-        with self._sweeping:
+        with self.sweeping:
             after = 0
             while page := self.store.due(self.store.now(), after=after, limit=SWEEP_PAGE):
                 self._sweep_page(page)
@@ -78,16 +81,20 @@ class Backlog:
 
     def _sweep_page(self, page: Sequence[Entry]) -> None:
         """Look at everything anew, delete what still may be deleted, settle what became of it."""
+        check = self.check.look_at(page)
+        refused = [
+            Outcome(e, Result.PARKED, error=check.refused[e.id])
+            for e in page
+            if e.id in check.refused
+        ]
+        page = [entry for entry in page if entry.id not in check.refused]
         holds = self.survey.holds()
-        back = self._back(page)
 
         def veto(entry: Entry) -> str | None:
             self.observer.moves()
             if not self.lease.is_fresh():
                 raise TransientArtifactError("the lease could not be renewed in time")
-            if (entry.kind, entry.entity_id) in back:
-                return f"a {entry.kind.replace('_', ' ')} with this id is back: its files are kept"
-            return self._held(entry, holds)
+            return check.why_not(entry) or self._held(entry, holds)
 
         swept = sweep_trees(
             page,
@@ -99,19 +106,11 @@ class Backlog:
         )
         outcomes: list[Outcome] = []
         with closing(swept):  # no hand goes on where settling fails
-            for part in slices(swept, SETTLED):
+            for part in slices(chain(refused, swept), SETTLED):
                 self.store.settle(self.lease, part, self.store.now())
                 outcomes += part
         self._count(outcomes)
         self._close_failing_roots(outcomes)
-
-    def _back(self, page: Sequence[Entry]) -> set[tuple[Kind, str]]:
-        """Entities of the entries whose row is there again, as from a backup."""
-        by_kind: dict[Kind, list[str]] = {}
-        for entry in page:
-            if entry.kind not in NUMBERED:
-                by_kind.setdefault(entry.kind, []).append(entry.entity_id)
-        return {(kind, e) for kind, ids in by_kind.items() for e in self.store.stages(kind, ids)}
 
     def _held(self, entry: Entry, holds: HoldIndex) -> str | None:
         """What holds an entry's tree; an experiment's empty folder is nobody's loss."""

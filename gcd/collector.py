@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from sqlalchemy.engine import Connection
 
@@ -28,6 +28,9 @@ from gcd.store.lease import Lease
 from gcd.store.purge import Batch, Item
 from gcd.survey import GROUP, Survey, because
 
+DELAYED_CANARIES = 100
+"""Entities whose rows go before a root is proved, where trees go later than rows: no tree may go
+earlier than others, since a database that loses its last commits has its run again."""
 WAITING = 1.0
 """Seconds between two looks while commits settle."""
 
@@ -43,8 +46,6 @@ class Step:
     decisions: tuple[Decision, ...]
     within: Mapping[str, Candidate] = field(default_factory=dict)
     is_giant: bool = False
-    is_canary: bool = False
-    """Its trees go at once: they show whether those of the others would."""
 
 
 class Collector:
@@ -62,7 +63,7 @@ class Collector:
         self.number = 0
         self.tally = Tally()
         self.backlog = Backlog(survey, lease, observer, stop, self.tally)
-        self._began = clock.monotonic()
+        self._began = clock.boottime()
         self._last_due: datetime | None = None
         """When the last tree of what this cycle purged is due."""
         self._proved: set[Place] = set()
@@ -95,13 +96,14 @@ class Collector:
             if left <= 0:
                 return
             self.observer.moves()
-            self.lease.offer(self.stop)
+            with self.backlog.sweeping:
+                self.lease.offer(self.stop)
             self.stop.wait(min(left, WAITING))
 
     @property
     def _is_out_of_time(self) -> bool:
         most = self.settings.quota.max_duration
-        return most is not None and clock.monotonic() - self._began > most.total_seconds()
+        return most is not None and clock.boottime() - self._began > most.total_seconds()
 
     # -- 3 to 5: plan, journal, purge ------------------------------------------------------------
 
@@ -192,34 +194,57 @@ class Collector:
     def _try_canaries(
         self, decisions: Sequence[Decision], within: Mapping[str, Candidate]
     ) -> set[str]:
-        """Take one entity of each root that this cycle has not proved yet from end to end, alone.
+        """Take a first few of each root that is not proved yet from end to end, before the others.
 
-        Returns the ids of those taken. A root whose canary fails is closed for this cycle; where
-        the canary itself is kept after all, the next one of that root takes its place.
+        Returns the ids of those taken. A root whose canaries fail is closed for this cycle; where
+        all of them are kept after all, the next ones of that root take their place.
         """
+        if self.settings.sweep_delay:
+            self._proved |= self._proved_before(decisions)
         taken: set[str] = set()
         while canaries := self._canaries(decisions, taken):
-            taken |= {decision.candidate.id for decision in canaries.values()}
+            going = list({d.candidate.id: d for few in canaries.values() for d in few}.values())
+            taken |= {decision.candidate.id for decision in going}
             for root in canaries:
                 self._remember(root)
             purged: set[str] = set()
-            for step in self._packed(list(canaries.values()), within):
-                purged |= self._purge(replace(step, is_canary=True))
+            for step in self._packed(going, within):
+                purged |= self._purge(step)
+            self._let_commits_settle()
             self.backlog.sweep()
-            self._proved |= {r for r, d in canaries.items() if d.candidate.id in purged}
+            self._proved |= {
+                root
+                for root, few in canaries.items()
+                if any(decision.candidate.id in purged for decision in few)
+            }
         return taken
 
-    def _canaries(self, decisions: Sequence[Decision], taken: set[str]) -> dict[Place, Decision]:
-        """The next entity of each root that is neither proved nor closed, while time is left."""
-        found: dict[Place, Decision] = {}
+    def _proved_before(self, decisions: Sequence[Decision]) -> set[Place]:
+        """Roots where the last sweep of an earlier cycle succeeded: no canary waits for their delay."""
+        probe_of = self.survey.places.probe_of
+        roots = {target.root for decision in decisions for target in decision.targets}
+        found = self.store.roots({root: probe_of(root) for root in roots}, self.survey.now)
+        return {place for place, root in found.items() if root.is_proved and not root.failures}
+
+    def _canaries(
+        self, decisions: Sequence[Decision], taken: set[str]
+    ) -> dict[Place, list[Decision]]:
+        """The next entities of each root that is neither proved nor closed, while time is left.
+
+        One of each; several where trees wait for their delay, which would be waited for in vain.
+        """
+        found: dict[Place, list[Decision]] = {}
         if self.stop.is_set() or self._is_out_of_time:
             return found
+        most = DELAYED_CANARIES if self.settings.sweep_delay else 1
         for decision in decisions:
             if decision.candidate.id in taken:
                 continue
             for target in decision.targets:
                 if target.root not in self._proved and target.root not in self.backlog.closed:
-                    found.setdefault(target.root, decision)
+                    few = found.setdefault(target.root, [])
+                    if len(few) < most:
+                        few.append(decision)
         return found
 
     def _remember(self, root: Place) -> None:
@@ -284,9 +309,11 @@ class Collector:
 
         self.store.check_unchanged()
         items = tuple(self._item(decision) for decision in step.decisions)
-        delay = timedelta(0) if step.is_canary else self.settings.sweep_delay
+        delay = self.settings.sweep_delay
         batch = Batch(self.number, step.kind, items, step.within, step.is_giant, delay)
         done = self.store.purge(self.lease, batch, judged)
+        for entity in done.ids:
+            self.backlog.check.note_purged(step.kind, by_id[entity].targets)
         if done.ids and delay:
             self._last_due = self.store.now() + delay
         for entity, keep in done.kept.items():

@@ -15,6 +15,7 @@ It must never format a secret: whoever raises passes text that `gcd.logs.mask` h
     ├── ConfigError                10   the configuration, all problems at once
     ├── LeaseHeld                  11   another collector is at work
     ├── StoreUnreachable           12   the database does not answer: try again later
+    │   └── StoreReplaced               its file was replaced, or restored from a backup, meanwhile
     ├── FuseBlown                  13   the plan is larger than the operator allows
     ├── StoreRefused               14   not MLflow's, or not as gcd must find it
     │   ├── SchemaUnsupported           a reference or a trigger that gcd does not know
@@ -109,6 +110,10 @@ class StoreUnreachable(GcdError):
     """The database cannot be reached or does not answer; nothing was changed by what failed."""
 
     exit_code = 12
+
+
+class StoreReplaced(StoreUnreachable):
+    """The database is another one than when it was opened: a later cycle works on the new one."""
 
 
 class FuseBlown(GcdError):

@@ -204,6 +204,8 @@ class Entry:
     is_second_look: bool = False
     error: str | None = None
     swept_at: datetime | None = None
+    flaw: str | None = None
+    """Why its row cannot be read: gcd did not write it. It has no target then."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,8 +43,8 @@ class Places:
         self.now = now
         self.scope = replace(
             scope,
-            destination=scope.destination and self._resolved(scope.destination),
-            roots=tuple(self._resolved(root) for root in scope.roots),
+            destination=scope.destination and self.resolved(scope.destination),
+            roots=tuple(self.resolved(root) for root in scope.roots),
         )
         self._remembered = store.remembered_roots()
         self._sites: dict[str, Site | Keep] = {}
@@ -60,7 +60,7 @@ class Places:
         try:
             place = parse_place(without_query(uri), self.scope)
             self._learn(uri)
-            return self._resolved(place)
+            return self.resolved(place)
         except (UnsafeTarget, BackendError):
             return None
 
@@ -85,11 +85,11 @@ class Places:
     def _true(self, place: Place) -> Place:
         """A place under its true name, as far as it can be told."""
         try:
-            return self._resolved(place)
+            return self.resolved(place)
         except (UnsafeTarget, BackendError):
             return place
 
-    def _resolved(self, place: Place) -> Place:
+    def resolved(self, place: Place) -> Place:
         """A place under its true name, where a backend is there to ask."""
         if self.registry.problem(place.scheme):
             return place
@@ -110,12 +110,13 @@ class Places:
     def sites(self, page: Sequence[Candidate]) -> dict[str, Site | Keep]:
         """Where the experiments of a page log, or why nothing can be deleted there, by location."""
         return {
-            each.location: self._site(each.location, each.experiment_id)
+            each.location: self.site(each.location, each.experiment_id)
             for each in page
             if each.location is not None
         }
 
-    def _site(self, location: str, experiment_id: str) -> Site | Keep:
+    def site(self, location: str, experiment_id: str) -> Site | Keep:
+        """Where an experiment logs, or why nothing can be deleted there."""
         if location not in self._sites:
             self._sites[location] = self._new_site(location, experiment_id)
         return self._sites[location]

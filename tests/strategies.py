@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gcd.model import Candidate, Contents, Hold, KeepReason, Kind, Place, Probe, Reach, Root
 from gcd.planning.gate import Gate
-from gcd.planning.guard import Scope, Site, below, layout_root, own_names, parse_place
+from gcd.planning.guard import Scope, Site, below, entity_names, layout_root, parse_place
 from gcd.planning.policy import Keep, Policy, RunsOfLiveModels
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -173,7 +173,7 @@ def holds(draw: st.DrawFn, found: list[Candidate]) -> tuple[Hold, Place | None]:
         return hold, site.true
     if each.kind is Kind.JOB:
         return hold, None
-    names = own_names(each)
+    names = entity_names(each.kind, each.id)
     homes = [site.true, below(ATTIC, each.experiment_id)] if each.archive_uri else [site.true]
     tree = below(draw(st.sampled_from(homes)), *names)
     up = tree.path.removesuffix("artifacts/")

@@ -138,7 +138,7 @@ class ProxyArtifactStore:
                 waiting += [f"{inner}{name}/" for name in found.folders]
         is_listed = bool(top.usage.objects or top.folders or not top.is_whole)
         if is_listed:
-            self._seen_at = clock.monotonic()
+            self._seen_at = clock.boottime()
         return usage, is_listed
 
     # -- deleting ----------------------------------------------------------------------------------
@@ -251,7 +251,7 @@ class ProxyArtifactStore:
         """
         if root.is_accepted:
             return
-        if self._seen_at is not None and clock.monotonic() - self._seen_at < FRESH:
+        if self._seen_at is not None and clock.boottime() - self._seen_at < FRESH:
             return
         if self.server.is_empty(root.place.path):
             uri = place_uri(root.place)
@@ -259,7 +259,7 @@ class ProxyArtifactStore:
                 f"{self.server.name} lists nothing at all, so that a tree is missing proves nothing",
                 hint=f"is its store mounted? If it is: gcd doctor --accept-root {uri}",
             )
-        self._seen_at = clock.monotonic()
+        self._seen_at = clock.boottime()
 
 
 def is_below(place: Place, root: Place) -> bool:

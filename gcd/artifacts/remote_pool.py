@@ -64,7 +64,7 @@ class Pool:
         finally:
             if is_whole and files.is_alive:
                 with self._lock:
-                    self._idle.append((files, clock.monotonic()))
+                    self._idle.append((files, clock.boottime()))
             else:
                 files.close()
 
@@ -75,7 +75,7 @@ class Pool:
                 if not self._idle:
                     return None
                 files, since = self._idle.pop()
-            if files.is_alive and clock.monotonic() - since < IDLE_SECONDS:
+            if files.is_alive and clock.boottime() - since < IDLE_SECONDS:
                 return files
             files.close()
 

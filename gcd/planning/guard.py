@@ -400,7 +400,7 @@ def folder_of(site: Site, scope: Scope) -> tuple[Target, ...]:
 
 def make_target(candidate: Candidate, uri: str | None, site: Site, scope: Scope) -> Target:
     """The tree that a URI of the candidate names. Raises UnsafeTarget, UnknownScheme."""
-    names = own_names(candidate)
+    names = entity_names(candidate.kind, candidate.id)
     home = below(site.recorded, *names)
     place = home if uri is None else parse_place(uri, scope)
     if place == home:
@@ -426,13 +426,13 @@ def refuse_sacred(site: Site, scope: Scope) -> None:
         )
 
 
-def own_names(candidate: Candidate) -> tuple[str, ...]:
-    """The names from the experiment's location down to the candidate's tree."""
-    if candidate.kind not in FOLDERS:
-        raise UnsafeTarget(f"the kind {candidate.kind} has no tree of its own")
-    if not candidate.id or candidate.id in (".", "..") or re.search(r"[/\0]", candidate.id):
-        raise UnsafeTarget(f"{candidate.id!r} cannot be the name of a folder")
-    return (*FOLDERS[candidate.kind], candidate.id, "artifacts")
+def entity_names(kind: Kind, entity_id: str) -> tuple[str, ...]:
+    """The names from the experiment's location down to an entity's tree. Raises UnsafeTarget."""
+    if kind not in FOLDERS:
+        raise UnsafeTarget(f"the kind {kind} has no tree of its own")
+    if not entity_id or entity_id in (".", "..") or re.search(r"[/\0]", entity_id):
+        raise UnsafeTarget(f"{entity_id!r} cannot be the name of a folder")
+    return (*FOLDERS[kind], entity_id, "artifacts")
 
 
 def checked(target: Target, scope: Scope) -> Target:

@@ -19,6 +19,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from gcd.errors import StoreRefused, StoreUnreachable
 from gcd.store.faults import translated
+from gcd.store.pinned import PinnedFile
 
 CONNECT_TIMEOUT = timedelta(seconds=10)
 BUSY_TIMEOUT = timedelta(seconds=30)
@@ -156,9 +157,25 @@ def sqlite_engine(path: Path, *, read_only: bool) -> Engine:
         connect_args={"timeout": BUSY_TIMEOUT.total_seconds(), "check_same_thread": False},
         hide_parameters=True,
     )
+    try:
+        file = PinnedFile(path)
+    except OSError as error:
+        raise StoreUnreachable(
+            f"the database {path} cannot be opened: {error.strerror}", hint="check the path"
+        ) from error
+    engine.update_execution_options(gcd_file=file)
     sa.event.listen(engine, "connect", on_connect_sqlite)
+    sa.event.listen(engine, "connect", lambda _dbapi, _record: file.refuse_replaced())
     sa.event.listen(engine, "begin", on_begin_sqlite)
+    sa.event.listen(engine, "commit", on_commit_sqlite)
+    sa.event.listen(engine, "engine_disposed", lambda _engine: file.close())
     return engine
+
+
+def pinned_file(engine: Engine) -> PinnedFile | None:
+    """The file of a SQLite database that this engine was opened on, None of any other database."""
+    file: PinnedFile | None = engine.get_execution_options().get("gcd_file")
+    return file
 
 
 def on_connect_sqlite(dbapi: Any, _record: ConnectionPoolEntry) -> None:
@@ -173,8 +190,16 @@ def on_connect_sqlite(dbapi: Any, _record: ConnectionPoolEntry) -> None:
 
 def on_begin_sqlite(conn: Connection) -> None:
     """Take the write lock at once where writing is meant: a later upgrade could deadlock."""
-    writes = conn.get_execution_options().get("gcd_writes", False)
-    conn.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+    options = conn.get_execution_options()
+    options["gcd_file"].refuse_replaced()
+    conn.exec_driver_sql("BEGIN IMMEDIATE" if options.get("gcd_writes", False) else "BEGIN")
+
+
+def on_commit_sqlite(conn: Connection) -> None:
+    """Commit nothing to a file that was replaced since the transaction began."""
+    options = conn.get_execution_options()
+    if options.get("gcd_writes", False):
+        options["gcd_file"].refuse_replaced()
 
 
 def on_connect_mysql(dbapi: Any, _record: ConnectionPoolEntry) -> None:

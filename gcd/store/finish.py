@@ -12,9 +12,10 @@ from typing import Any
 from sqlalchemy.engine import Connection
 
 from gcd.model import Entry, Kind
-from gcd.store import journal, leftovers, read, turns
+from gcd.store import journal, leftovers, turns
 from gcd.store.eraser import slices
 from gcd.store.lease import Lease
+from gcd.store.presence import gone_ids
 from gcd.store.references import ENTITY_TABLES, Reference
 from gcd.store.schema import confirm
 from gcd.store.tracking import TrackingStore
@@ -56,8 +57,8 @@ def finish_giant(
     def chunk(conn: Connection) -> int | None:
         lease.confirm(conn)
         confirm(conn, store.schema)
-        if read.stages(conn, store.schema, entry.kind, [entry.entity_id]):
-            journal.park(conn, entry.id, f"a {entry.kind} with this id is back: its rows are kept")
+        if not gone_ids(conn, store.schema, entry.kind, [entry.entity_id]):
+            journal.park(conn, entry.id, "an entity with this id is back: its rows are kept")
             return None
         eraser = store.eraser(conn)
         gone = leftovers.delete_some_children(eraser, entry.kind, entry.entity_id, limit)
@@ -75,9 +76,10 @@ def finish_references(store: TrackingStore, lease: Lease, page: Sequence[Entry])
     rows = 0
     by_kind = sorted(page, key=lambda entry: entry.kind)
     for kind, entries in groupby(by_kind, key=lambda entry: entry.kind):
-        ids = gone_ids(store, kind, [entry.entity_id for entry in entries])
+        with store.reading() as conn:
+            ids = gone_ids(conn, store.schema, kind, [entry.entity_id for entry in entries])
         for reference in store.schema.references(ENTITY_TABLES[kind], scanned=True):
-            rows += finish_reference(store, lease, reference, ids)
+            rows += finish_reference(store, lease, reference, kind, ids)
 
     def done(conn: Connection) -> None:
         lease.confirm(conn)
@@ -88,16 +90,8 @@ def finish_references(store: TrackingStore, lease: Lease, page: Sequence[Entry])
     return rows
 
 
-def gone_ids(store: TrackingStore, kind: Kind, ids: Sequence[str]) -> set[str]:
-    """Those whose own row is not there again."""
-    back: set[str] = set()
-    for part in slices(ids):
-        back |= store.stages(kind, part).keys()
-    return set(ids) - back
-
-
 def finish_reference(
-    store: TrackingStore, lease: Lease, reference: Reference, ids: set[str]
+    store: TrackingStore, lease: Lease, reference: Reference, kind: Kind, ids: set[str]
 ) -> int:
     """Look one way of referring through until it finds nothing; how many rows were settled.
 
@@ -108,7 +102,7 @@ def finish_reference(
         with store.reading() as conn:
             scanned = leftovers.scanned_rows(conn, store.schema, reference, ids)
             found = list(islice(scanned, SCAN_ROWS))
-        settled = [settle_rows(store, lease, reference, part, ids) for part in slices(found)]
+        settled = [settle_rows(store, lease, reference, kind, part, ids) for part in slices(found)]
         rows += sum(each.gone for each in settled)
         if len(found) < SCAN_ROWS or not any(map(any, settled)):
             break
@@ -119,16 +113,24 @@ def settle_rows(
     store: TrackingStore,
     lease: Lease,
     reference: Reference,
+    kind: Kind,
     part: Sequence[Mapping[str, Any]],
     ids: set[str],
 ) -> leftovers.Settled:
-    """Do with scanned rows what their reference says, in one transaction."""
+    """Do with scanned rows what their reference says, in one transaction.
+
+    The pass may have taken long: entities that are back by now keep what refers to them.
+    """
 
     def transaction(conn: Connection) -> leftovers.Settled:
         lease.confirm(conn)
         confirm(conn, store.schema)
         eraser = store.eraser(conn)
-        done = [leftovers.settle_row(eraser, reference, row, ids) for row in part]
+        column = reference.column
+        names = {each for row in part for each in leftovers.named(row[column], reference)}
+        gone = gone_ids(conn, store.schema, kind, sorted(names & ids))
+        rows = [r for r in part if gone.intersection(leftovers.named(r[column], reference))]
+        done = [leftovers.settle_row(eraser, reference, row, gone) for row in rows]
         return leftovers.Settled(sum(d.gone for d in done), sum(d.changed for d in done))
 
     return store.retried(transaction, is_exported=True)

@@ -9,13 +9,14 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from gcd.durations import from_millis, to_millis
+from gcd.errors import GcdError
 from gcd.model import (
     Candidate,
     Entry,
@@ -42,7 +43,10 @@ CHILDREN_LEFT = 2
 LOOK_AGAIN = timedelta(days=1)
 """MLflow accepts uploads to a deleted run: a tree that changed this recently is looked at twice."""
 
+PARTED = tuple(kind.value for kind in Kind if kind is not Kind.EXPERIMENT)
+"""Kinds whose rows may go in several transactions: an experiment's never do."""
 FREED = frozenset({"objects", "bytes"})
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def record(
@@ -104,6 +108,31 @@ def due(conn: Connection, at_ms: int, *, after: int = 0, limit: int = 500) -> li
     return [entry(row) for row in conn.execute(query)]
 
 
+def unchanged(conn: Connection, entries: Sequence[Entry]) -> set[int]:
+    """The ids of those entries whose rows are there as they were read, still to be swept."""
+    names = ("id", "kind", "entity_id", "experiment_id", "target", "root", "state", "purged_ms")
+    query = sa.select(*(journal.c[name] for name in names)).where(
+        journal.c.id.in_([each.id for each in entries])
+    )
+    found = {row.id: tuple(row) for row in conn.execute(query)}
+    return {each.id for each in entries if found.get(each.id) == as_written(each)}
+
+
+def as_written(entry: Entry) -> tuple[int | str | None, ...]:
+    """The columns that do not change until an entry is settled."""
+    target = entry.target
+    return (
+        entry.id,
+        entry.kind.value,
+        entry.entity_id,
+        entry.experiment_id,
+        place_uri(target.place) if target else None,
+        place_uri(target.root) if target else None,
+        EntryState.PENDING.value,
+        to_millis(entry.purged_at),
+    )
+
+
 def of_entity(conn: Connection, entity_id: str) -> list[Entry]:
     """All that the journal remembers of an entity, newest first."""
     query = sa.select(journal).where(journal.c.entity_id == entity_id).order_by(journal.c.id.desc())
@@ -114,7 +143,11 @@ def with_rows_left(conn: Connection, rows_left: int, *, limit: int) -> list[Entr
     """Entries whose rows are not all deleted yet."""
     query = (
         sa.select(journal)
-        .where(journal.c.rows_left == rows_left, journal.c.state != EntryState.PARKED.value)
+        .where(
+            journal.c.rows_left == rows_left,
+            journal.c.state != EntryState.PARKED.value,
+            journal.c.kind.in_(PARTED),
+        )
         .order_by(journal.c.id)
         .limit(limit)
     )
@@ -133,7 +166,28 @@ def park(conn: Connection, entry_id: int, error: str) -> None:
 
 
 def entry(row: Row[*tuple[Any, ...]]) -> Entry:
-    """A row of the journal as an entry."""
+    """A row of the journal as an entry; one that gcd cannot have written has a flaw."""
+    try:
+        return written_entry(row)
+    except (ValueError, TypeError, AttributeError, GcdError) as error:
+        return Entry(
+            id=row.id,
+            cycle=row.cycle,
+            kind=Kind(row.kind) if row.kind in {*Kind} else Kind.JOB,
+            entity_id=str(row.entity_id),
+            experiment_id=str(row.experiment_id),
+            target=None,
+            state=EntryState.PENDING,
+            attempts=row.attempts,
+            purged_at=EPOCH,
+            due_at=EPOCH,
+            error=row.error,
+            flaw=f"gcd did not write this row of its journal: {error}",
+        )
+
+
+def written_entry(row: Row[*tuple[Any, ...]]) -> Entry:
+    """A row as gcd writes it. Raises what its values make of it where it is another's."""
     target = None
     if row.target:
         target = Target(written_place(row.target), written_place(row.root))

@@ -19,7 +19,7 @@ from sqlalchemy.engine import Connection, Engine, Row
 
 from gcd import clock
 from gcd.durations import from_millis
-from gcd.errors import GcdError, LeaseHeld
+from gcd.errors import GcdError, LeaseHeld, StoreReplaced
 from gcd.store.connection import reading, writing
 from gcd.store.read import now_ms
 from gcd.store.tables import lease as leases
@@ -110,23 +110,30 @@ class Lease:
     def confirm(self, conn: Connection) -> None:
         """Share-lock the lease's row in a write transaction; LeaseHeld if it is another's.
 
+        StoreReplaced where the row is from before this lease was taken: epochs only ever grow.
+
         Whoever takes the lease over has to lock the row first, hence waits for this transaction.
         """
         query = sa.select(leases).where(leases.c.name == NAME).with_for_update(read=True)
         row = conn.execute(query).first()
-        if row is None or row.epoch != self.epoch or row.holder != self.holder:
+        if row is None or row.epoch < self.epoch:
+            raise StoreReplaced(
+                "the database was restored from a backup while gcd worked; this cycle stops",
+                hint="nothing more was deleted; run gcd again: it plans by what is there now",
+            )
+        if row.epoch != self.epoch or row.holder != self.holder:
             raise LeaseHeld(
                 "another collector took the lease over; this one stops, nothing was purged twice",
                 hint=f"it is held by {row.holder}" if row is not None and row.holder else None,
             )
 
     def is_fresh(self) -> bool:
-        """Whether it was renewed recently enough to touch artifacts, by the monotonic clock."""
-        return clock.monotonic() - self.renewed_at < (TERM - MARGIN).total_seconds()
+        """Whether it was renewed recently enough to touch artifacts; time asleep counts."""
+        return clock.boottime() - self.renewed_at < (TERM - MARGIN).total_seconds()
 
     def renew(self) -> None:
         """Extend the lease; LeaseHeld if it was taken over."""
-        started = clock.monotonic()
+        started = clock.boottime()
         with writing(self.engine) as conn:
             changed = conn.execute(
                 leases.update()
@@ -203,13 +210,13 @@ def acquire(
     Raises LeaseHeld with who holds it and since when.
     """
     holder, stop = whoami(), stop or threading.Event()
-    started = clock.monotonic()
+    started = clock.boottime()
     while True:
-        before = clock.monotonic()
+        before = clock.boottime()
         try:
             epoch = take(engine, holder, wants=wait is not None)
         except LeaseHeld:
-            is_late = wait is None or clock.monotonic() - started > wait.total_seconds()
+            is_late = wait is None or clock.boottime() - started > wait.total_seconds()
             if is_late or stop.wait(POLL):
                 raise
             continue

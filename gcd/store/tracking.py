@@ -30,6 +30,7 @@ from gcd.model import (
     Report,
     Root,
 )
+from gcd.planning.entries import ids_of
 from gcd.planning.patterns import unmatched
 from gcd.planning.policy import Keep
 from gcd.store import (
@@ -38,6 +39,7 @@ from gcd.store import (
     holds,
     indexes,
     journal,
+    presence,
     purge,
     read,
     registry,
@@ -49,6 +51,7 @@ from gcd.store import lease as leases
 from gcd.store.eraser import Eraser, Export, slices
 from gcd.store.faults import StillReferenced, is_conflict, is_foreign_key, steadily
 from gcd.store.lease import Lease
+from gcd.store.presence import Evidence, Stamps
 from gcd.store.read import Wanted
 from gcd.store.references import ENTITY_TABLES
 from gcd.store.schema import Schema, read_schema, refuse_migrated
@@ -245,6 +248,34 @@ class TrackingStore:
         """The stage of each of the entities that exist."""
         with self.reading() as conn:
             return read.stages(conn, self.schema, kind, ids)
+
+    def evidence(self, entries: Sequence[Entry]) -> Evidence:
+        """What the database of now says of entries that are about to be swept."""
+        stamps = self.stamps()
+        with self.reading() as conn:
+            return Evidence(
+                journal.unchanged(conn, entries),
+                presence.present(conn, self.schema, {n for e in entries for n in ids_of(e)}),
+                stamps,
+            )
+
+    def stamps(self) -> Stamps:
+        """The state of a SQLite database's file, None elsewhere; StoreReplaced where it is another."""
+        file = connection.pinned_file(self.engine)
+        if file is None:
+            return None
+        file.refuse_replaced()
+        return file.stamps()
+
+    def locations(self, experiments: Iterable[str]) -> dict[str, str]:
+        """Where experiments log that are there, by id."""
+        with self.reading() as conn:
+            return presence.locations(conn, self.schema, experiments)
+
+    def every_location(self) -> Iterator[tuple[str, str]]:
+        """Every experiment that is there, by id, and where it logs."""
+        with self.reading() as conn:
+            yield from presence.every_location(conn, self.schema)
 
     def unknown_references(self, kind: Kind, ids: Sequence[str]) -> dict[str, str]:
         """Entity to a table that gcd does not know and that refers to it."""

@@ -271,6 +271,7 @@ CODES = {
     "ConfigError": 10,
     "LeaseHeld": 11,
     "StoreUnreachable": 12,
+    "StoreReplaced": 12,
     "FuseBlown": 13,
     "StoreRefused": 14,
     "SchemaUnsupported": 14,
