@@ -321,6 +321,7 @@ class Collector:
         rows = done.rows + (self.backlog.finish_rows() if step.is_giant else 0)
         self.tally.purged[step.kind] += len(done.ids)
         self.tally.rows += rows
+        self.tally.already_empty += sum(bool(by_id[entity].empty) for entity in done.ids)
         self.observer.purged(step.kind, len(done.ids), rows)
         return set(done.ids)
 
@@ -346,6 +347,7 @@ class Collector:
             results=dict(tally.results),
             usage=tally.usage,
             kept=dict(+tally.kept),
+            already_empty=tally.already_empty,
             stuck=self.store.stuck(),
             error=error,
             notes=self.survey.notes(),

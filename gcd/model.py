@@ -257,6 +257,8 @@ class Report:
     results: Mapping[Result, int] = field(default_factory=dict)
     usage: Usage = Usage()
     kept: Mapping[KeepReason, int] = field(default_factory=dict)
+    already_empty: int = 0
+    """Entities that were purged whose files were gone although the database names some."""
     stuck: int = 0
     """Entries, of whatever cycle, that wait for a person."""
     error: str | None = None

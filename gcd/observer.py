@@ -46,3 +46,4 @@ class Tally:
     usage: Usage = field(default_factory=Usage)
     results: Counter[Result] = field(default_factory=Counter)
     kept: Counter[KeepReason] = field(default_factory=Counter)
+    already_empty: int = 0

@@ -19,6 +19,8 @@ from gcd.planning.guard import (
     PROXIED,
     Scope,
     Site,
+    closed,
+    contains,
     layout_root,
     nearest,
     parse_place,
@@ -139,6 +141,27 @@ class Places:
             return Keep(KeepReason.SHARED, f"it lies inside the files of {what} {entity}")
         root = backend.storage_root(true, layout_root(true, experiment_id, self.scope))
         return Site(recorded, true, nearest(root, true, self._remembered))
+
+    def location(self, candidate: Candidate) -> Place | None:
+        """The true place of the location of a candidate's experiment, once `sites` had it."""
+        site = self._sites.get(candidate.location or "")
+        return site.true if isinstance(site, Site) else None
+
+    def elsewhere(self, target: Target) -> tuple[Target, ...]:
+        """Other places that MLflow may have used for a tree.
+
+        Moving an experiment to a workspace changes its rows alone: what it had logged before stays
+        without the workspace's prefix.
+        """
+        destination = self.scope.destination
+        if destination is None or not contains(destination, target.place):
+            return ()
+        first, _, rest = target.place.path.removeprefix(destination.path).partition("/")
+        _, _, below_it = rest.partition("/")
+        if first != "workspaces" or not below_it:
+            return ()
+        place = replace(destination, path=closed(destination.path) + below_it)
+        return (Target(place, destination),)
 
     # -- roots -----------------------------------------------------------------------------------
 

@@ -9,13 +9,14 @@ from collections.abc import Mapping, Sequence
 
 from sqlalchemy.engine import Connection
 
+from gcd.evidence import has_tree
 from gcd.model import KeepReason, Kind
 from gcd.places import Places
 from gcd.planning.holds import HoldIndex
 from gcd.planning.plan import Decision
 from gcd.planning.policy import Keep, RunsOfLiveModels
 from gcd.store import contents, holds, read
-from gcd.survey import Survey, has_tree
+from gcd.survey import Survey
 
 
 def rejudge(

@@ -27,6 +27,7 @@ def report_json(report: Report) -> dict[str, Any]:
         "purged": by_kind(report.purged),
         "rows": report.rows,
         "results": {result.value: count for result, count in report.results.items()},
+        "already_empty": report.already_empty,
         "stuck": report.stuck,
         "objects": report.usage.objects,
         "bytes": report.usage.bytes,

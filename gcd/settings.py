@@ -30,6 +30,7 @@ def make_settings(config: Config, chosen: StoreConfig, selection: Selection) -> 
             max_backlog=config.gate.max_backlog,
             max_failures=config.gate.max_failures,
             collect_absent=config.artifacts.absent_roots == "collect",
+            collect_absent_trees=config.artifacts.absent_trees == "collect",
         ),
         selection=selection,
         hands=config.artifacts.hands,

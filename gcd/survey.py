@@ -15,9 +15,10 @@ from pathlib import Path
 
 from gcd.artifacts.base import Options
 from gcd.artifacts.registry import Registry
-from gcd.errors import ArtifactError, BackendError, TransientArtifactError, UnsafeTarget
+from gcd.evidence import Evidence, has_tree
 from gcd.model import Candidate, KeepReason, Kind, Target, Usage
-from gcd.places import Places, told
+from gcd.places import Places
+from gcd.planning.emptiness import FEWEST, Share
 from gcd.planning.gate import Gate
 from gcd.planning.guard import Scope
 from gcd.planning.holds import HoldIndex
@@ -31,6 +32,9 @@ PAGE = 1000
 """Candidates planned at a time: bounds memory."""
 GROUP = 100
 """Deleted experiments planned, and collected, together."""
+SAMPLE = 1000
+"""Runs, and logged models, that are looked at before the first write, where a witness says that they
+have files: all of them in most stores, as many as tell a share from its half in the largest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +91,7 @@ class Survey:
         self.now = now
         self.settings = settings
         self.places = Places(store, registry, settings.scope, now)
+        self.evidence = Evidence(self.places, settings.gate, settings.hands)
         self._chosen: set[Key] | None = None
         self._leaving: set[str] = set()
         """Logged models that this plan collects together with the runs that made them."""
@@ -103,6 +108,7 @@ class Survey:
 
     def choose(self) -> None:
         """Decide beforehand what a quota leaves, where one is set. Raises FuseBlown."""
+        self._refuse_wrong_destination()
         quota, share = self.settings.quota, self.settings.max_share
         if not quota.chooses and share is None:
             return
@@ -113,6 +119,30 @@ class Survey:
         self._chosen = choice.chosen() if quota.chooses else None
         planned = choice.seen if self._chosen is None else len(self._chosen)
         check_fuse(planned, sum(self.store.counts().values()), share)
+
+    def _refuse_wrong_destination(self) -> None:
+        """Raise FuseBlown where most trees are empty in which the database names files."""
+        if self.settings.gate.collect_absent_trees:
+            return
+        named = {kind: self._with_witness(kind) for kind in (Kind.LOGGED_MODEL, Kind.RUN)}
+        if sum(map(len, named.values())) < FEWEST:
+            return
+        share, holds = Share(), self.holds()
+        for kind, ids in named.items():
+            wanted = Wanted(ids=tuple(ids), workspaces=self._workspaces)
+            for page in self.store.candidates(kind, wanted, PAGE) if ids else ():
+                for decision in self._planned_apart(page, holds).collect:
+                    share.add(decision)
+        self._leaving.clear()
+        share.check()
+
+    def _with_witness(self, kind: Kind) -> list[str]:
+        """Soft-deleted entities of a kind in which the database names files, some of those selected."""
+        selection = self.settings.selection
+        ids = selection.runs if kind is Kind.RUN else selection.logged_models
+        if ids is None and selection.is_narrowed:
+            return []
+        return self.store.deleted_with_witness(kind, SAMPLE, ids)
 
     def _unlimited(self) -> Iterator[Plan]:
         holds = self.holds()
@@ -260,7 +290,8 @@ class Survey:
             are_members=are_members,
         )
         plan = make_plan(page, facts)
-        return plan.without({**self._examined(plan.collect), **self._unknown(plan)})
+        found = self.evidence.of(plan, facts.roots)
+        return found.applied(plan).without(self._unknown(plan))
 
     def _unknown(self, plan: Plan) -> dict[str, Keep]:
         """Those that a table refers to which gcd does not know."""
@@ -271,28 +302,6 @@ class Survey:
                 detail = f"the table {table} refers to it"
                 found[entity] = Keep(KeepReason.UNKNOWN_REFERENCE, detail)
         return found
-
-    def _examined(self, decisions: Sequence[Decision]) -> dict[str, Keep]:
-        """What a look at each tree says against deleting it, many at once."""
-        pairs = [(d.candidate.id, target) for d in decisions for target in d.targets if has_tree(d)]
-        with ThreadPoolExecutor(self.settings.hands, thread_name_prefix="gcd-examine") as pool:
-            looks = pool.map(self._examine, [target for _, target in pairs], chunksize=16)
-            return {
-                entity: keep
-                for (entity, _), keep in zip(pairs, looks, strict=True)
-                if keep is not None
-            }
-
-    def _examine(self, target: Target) -> Keep | None:
-        try:
-            self.registry.open(target.place.scheme).examine(target)
-        except UnsafeTarget as error:
-            return Keep(KeepReason.UNSAFE_TARGET, told(error))
-        except TransientArtifactError as error:
-            return Keep(KeepReason.UNREACHABLE, told(error))
-        except (ArtifactError, BackendError) as error:
-            return Keep(KeepReason.ROOT_UNHEALTHY, told(error))
-        return None
 
     def measured(self, plan: Plan) -> dict[str, Usage]:
         """Objects and bytes of the trees to collect, by entity, measured many at once.
@@ -318,11 +327,6 @@ class Survey:
 
     def _measure(self, target: Target) -> Usage:
         return self.registry.open(target.place.scheme).measure(target)
-
-
-def has_tree(decision: Decision) -> bool:
-    """Whether it has a tree of its own: an experiment has but a folder that must be empty."""
-    return decision.candidate.kind is not Kind.EXPERIMENT
 
 
 TELLING = frozenset(

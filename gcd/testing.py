@@ -22,7 +22,10 @@ from gcd.artifacts.base import (
     BulkArtifactStore,
     ClosingArtifactStore,
     Deleted,
+    FolderedArtifactStore,
     Order,
+    SearchableArtifactStore,
+    WayEnd,
 )
 from gcd.errors import TransientArtifactError, UnsafeTarget
 from gcd.model import Place, Probe, Root, Target, Usage
@@ -476,6 +479,45 @@ class ArtifactStoreContract:
         assert usages == [2] * 39
         assert set(asked) == set(runs)
         assert self.keys() == {runs[7] + "a", runs[7] + "model/b", "0/run/f"}
+
+    def test_a_tree_with_anything_in_it_is_not_empty(self) -> None:
+        """Only of a store that can tell without measuring."""
+        if not isinstance(self.store, SearchableArtifactStore):
+            return
+        for number, name in enumerate(self._supported(*ODD_NAMES, "deep/er/f")):
+            self.put(f"1/run{number}/artifacts/{name}", b"")
+            assert self.store.has_files(self.target(f"1/run{number}/artifacts/")), name
+        for path in (
+            "1/run/artifacts/",
+            "1/Run1/artifacts/",
+            "1/run1/artifact/",
+            "7/run1/artifacts/",
+        ):
+            assert not self.store.has_files(self.target(path)), path
+        self.delete("1/run1/artifacts/")
+        assert not self.store.has_files(self.target("1/run1/artifacts/"))
+        error = _raised(partial(self.store.has_files, self.target("")))
+        assert isinstance(error, UnsafeTarget), repr(error)
+
+    def test_tells_where_the_way_to_a_place_ends(self) -> None:
+        """Only of a store of real folders: what is empty there may be a mount point."""
+        store = self.store
+        if not isinstance(store, FolderedArtifactStore):
+            return
+        assert store.way_end(self.root, self.root) is None
+        assert store.way_end(self.target("1/").place, self.root) is None
+        self._put_all({"1/run1/artifacts/f", "2/run2/artifacts/f"})
+        one, two = self.target("1/").place, self.target("2/").place
+        assert store.way_end(one, self.root) == WayEnd(one, is_empty=False)
+        self.delete("1/run1/artifacts/")
+        if "1" in self.folders():
+            end = WayEnd(one, is_empty=True)
+            assert store.way_end(one, self.root) == end
+            assert store.way_end(self.target("1/models/").place, self.root) == end
+        assert store.way_end(self.target("2/models/").place, self.root) == WayEnd(
+            two, is_empty=False
+        )
+        assert store.way_end(self.target("3/").place, self.root) is None
 
     def test_a_store_that_is_closed_leaves_nothing_open(self) -> None:
         """Only of a store that can be closed; it may be used again."""

@@ -19,7 +19,9 @@ is imported when the first URI of its scheme is met. Register it by entry point 
 * Methods are called from several threads at once.
 * A store that can delete the objects of many trees with one request has `delete_many` too
   (`BulkArtifactStore`); one that knows more about its places than a probe tells has `inspect`
-  (`InspectableArtifactStore`); one that logs in by passwords in URIs has `learn`
+  (`InspectableArtifactStore`); one that need not measure a tree to see that it is not empty has
+  `has_files` (`SearchableArtifactStore`); one of real folders has `way_end`
+  (`FolderedArtifactStore`); one that logs in by passwords in URIs has `learn`
   (`LearningArtifactStore`); one that keeps connections has `close` (`ClosingArtifactStore`); a class
   that wants the operator's options has a class method
   `with_options(options)`. A class without it is called without arguments.
@@ -161,6 +163,32 @@ class LearningArtifactStore(ArtifactStore, Protocol):
 
     def learn(self, uri: str) -> None:
         """Take the password of a URI of any scheme, if it has one. It stays in memory."""
+
+
+@runtime_checkable
+class SearchableArtifactStore(ArtifactStore, Protocol):
+    """A store that finds out whether a tree holds anything without measuring all of it."""
+
+    def has_files(self, target: Target) -> bool:
+        """Whether anything is in the tree that a deletion would count. Raises an ArtifactError."""
+
+
+class WayEnd(NamedTuple):
+    """The deepest folder that is there on the way to a place, and whether nothing is in it."""
+
+    folder: Place
+    is_empty: bool
+
+
+@runtime_checkable
+class FolderedArtifactStore(ArtifactStore, Protocol):
+    """A store of real folders, on disks that may be away: an unmounted one is an empty folder."""
+
+    def way_end(self, place: Place, root: Place) -> WayEnd | None:
+        """Where the way to a place ends below its root; None if not even its first folder is there.
+
+        Raises an ArtifactError where that cannot be seen.
+        """
 
 
 @runtime_checkable

@@ -15,7 +15,7 @@ from threading import Lock
 from typing import Self, TypeVar
 
 from gcd.artifacts import remote_walk
-from gcd.artifacts.base import Deleted, Options
+from gcd.artifacts.base import Deleted, Options, WayEnd
 from gcd.artifacts.local import LAYOUT
 from gcd.artifacts.logins import Logins
 from gcd.artifacts.pace import Pace
@@ -169,6 +169,31 @@ class FolderArtifactStore(ABC):
             return remote_walk.measure_tree(files, _path(target.place))
 
         return self.on(target.root, work)
+
+    def has_files(self, target: Target) -> bool:
+        """Whether anything but folders is in the tree; the first that is listed answers."""
+        parts = _components(target)
+
+        def work(files: Files) -> bool:
+            is_there = remote_walk.way(files, _path(target.root), parts) == len(parts)
+            return is_there and remote_walk.has_files(files, _path(target.place))
+
+        return self.on(target.root, work)
+
+    def way_end(self, place: Place, root: Place) -> WayEnd | None:
+        """The deepest folder that is there on the way down from the root, the root itself apart."""
+        if place == root:
+            return None
+        parts = _below(Target(place, root))
+
+        def work(files: Files) -> WayEnd | None:
+            depth = remote_walk.way(files, _path(root), parts)
+            if not depth:
+                return None
+            end = replace(root, path=root.path + "".join(name + "/" for name in parts[:depth]))
+            return WayEnd(end, not any(files.pages(_path(end))))
+
+        return self.on(root, work)
 
     # -- deleting ----------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from gcd.artifacts import permission, walk
-from gcd.artifacts.base import Deleted
+from gcd.artifacts.base import Deleted, WayEnd
 from gcd.artifacts.walk import shown
 from gcd.errors import (
     ArtifactError,
@@ -104,6 +104,34 @@ class LocalArtifactStore:
             if len(folders) > len(holder) + 1:
                 return walk.measure_tree(folders[-2], name, "/".join(holder))
         return Usage()
+
+    def has_files(self, target: Target) -> bool:
+        """Whether anything but folders is in the tree; the first that is met answers."""
+        *holder, name = _components(target)
+        with (
+            suppress(FileNotFoundError),
+            _entered(target.root) as root,
+            walk.way(root, [*holder, name]) as folders,
+        ):
+            if len(folders) > len(holder) + 1:
+                return walk.has_files(folders[-2], name, "/".join(holder))
+        return False
+
+    def way_end(self, place: Place, root: Place) -> WayEnd | None:
+        """The deepest folder that is there on the way down from the root, the root itself apart."""
+        if place == root:
+            return None
+        parts = _below(Target(place, root))
+        with (
+            suppress(FileNotFoundError),
+            _entered(root) as top,
+            walk.way(top, parts) as folders,
+        ):
+            if len(folders) > 1:
+                path = "/".join(parts[: len(folders) - 1])
+                end = replace(root, path=f"{root.path}{path}/")
+                return WayEnd(end, walk.is_empty(folders[-1], path))
+        return None
 
     def delete(self, target: Target, root: Root) -> Deleted:
         """Remove the tree, then the entity's own folder around it if that is empty.

@@ -114,6 +114,12 @@ class ObjectArtifactStore(ABC, Generic[B]):
             usage += Usage(objects, sum(item.size for item in page))
         return usage
 
+    def has_files(self, target: Target) -> bool:
+        """Whether a listing of one key below the place finds one, of the versions that would go."""
+        _refuse_unsafe(target)
+        bucket = self.bucket(target.place)
+        return not bucket.is_empty(target.place.path, all_versions=self.deletes_versions)
+
     # -- deleting ----------------------------------------------------------------------------------
 
     def delete(self, target: Target, root: Root) -> Deleted:

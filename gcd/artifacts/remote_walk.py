@@ -91,6 +91,20 @@ def measure_tree(files: Files, path: str) -> Usage:
     return Usage(objects, size)
 
 
+def has_files(files: Files, path: str) -> bool:
+    """Whether anything but folders is in a tree that is there."""
+    refuse_listed_link(files, path)
+    folders = [path]
+    while folders:
+        here = folders.pop()
+        with suppress(FileNotFoundError):
+            for page in files.pages(here):
+                if any(item.sort is not Sort.FOLDER for item in page):
+                    return True
+                folders += [joined(here, item.name) for item in page]
+    return False
+
+
 def remove_tree(files: Files, path: str, pace: Pace) -> Deleted:
     """Remove the tree at a path; that it is not there is success.
 

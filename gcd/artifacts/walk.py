@@ -9,8 +9,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -220,7 +220,35 @@ def measure_tree(holder: int, name: str, label: str) -> Usage:
 
     `label` is the path of `holder` for messages. What is mounted inside is not counted.
     """
-    position, objects, size = _Position(holder, label), 0, 0
+    objects = size = 0
+    with closing(_files_of(holder, name, label)) as files:
+        for info in files:
+            objects, size = objects + 1, size + info.st_size
+    return Usage(objects, size)
+
+
+def has_files(holder: int, name: str, label: str) -> bool:
+    """Whether the tree `name` in the open folder `holder` has anything but folders in it."""
+    with closing(_files_of(holder, name, label)) as files:
+        return next(files, None) is not None
+
+
+def is_empty(folder: int, path: str) -> bool:
+    """Whether nothing at all is in a folder that was opened to be passed through."""
+    try:
+        fd = os.open(".", FOLDER, dir_fd=folder)
+        try:
+            with os.scandir(fd) as entries:
+                return next(entries, None) is None
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise artifact_error(error, path) from error
+
+
+def _files_of(holder: int, name: str, label: str) -> Generator[os.stat_result]:
+    """Everything but folders in a tree; it must be closed, for it holds descriptors."""
+    position = _Position(holder, label)
     position.folders[0].subfolders.append(name)
     try:
         while len(position.folders) > 1 or position.folders[0].subfolders:
@@ -230,13 +258,11 @@ def measure_tree(holder: int, name: str, label: str) -> Usage:
                 continue
             with suppress(FileNotFoundError, NotADirectoryError):
                 if entered := position.enter(folder.subfolders.pop()):
-                    for info in _files(position.fd, entered):
-                        objects, size = objects + 1, size + info.st_size
+                    yield from _files(position.fd, entered)
     except OSError as error:
         raise artifact_error(error, position.path()) from error
     finally:
         position.close()
-    return Usage(objects, size)
 
 
 def _files(fd: int, folder: _Folder) -> Iterator[os.stat_result]:

@@ -22,6 +22,7 @@ from gcd.artifacts.base import InspectableArtifactStore, LearningArtifactStore
 from gcd.cli.options import store_options
 from gcd.cli.render import console
 from gcd.cli.session import Session, open_session
+from gcd.cli.words import ALREADY_EMPTY, counted
 from gcd.errors import ArtifactError, BackendError, UsageError
 from gcd.logs import mask
 from gcd.model import Place
@@ -77,8 +78,8 @@ def environment(session: Session) -> Iterator[Finding]:
 def roots(session: Session) -> Iterator[Finding]:
     """Each storage root that soft-deleted runs lie below: is it the right one, can gcd delete there?"""
     survey = session.survey(session.store.now())
-    for _ in survey.plans():
-        pass  # planning looks at every root that something deleted lies below
+    # Planning looks at every root that something deleted lies below.
+    empty = sum(bool(d.empty) for plan in survey.plans() for d in plan.collect)
     seen = {place_uri(place): root for place, root in survey.places.looked_at().items()}
     for uri, root in sorted(seen.items()):
         keep = check_root(root, session.settings.gate)
@@ -87,6 +88,9 @@ def roots(session: Session) -> Iterator[Finding]:
         else:
             yield Finding(Grade.FAILURE, "storage root", f"{uri}: {keep.reason}", keep.detail)
         yield from remarks(session, root.place)
+    if empty:
+        mend = "is the destination the right one, and every disk mounted?"
+        yield Finding(Grade.WARNING, "files", f"{counted(empty, 'tree')} {ALREADY_EMPTY}", mend)
     if not seen:
         yield Finding(Grade.OK, "storage roots", "nothing that is soft-deleted needs one")
 

@@ -119,6 +119,13 @@ def selection_options(command: Command) -> Command:
                 help="What to do where no file that the database names is found under a storage "
                 "root: keep (it may be unmounted), or collect (nobody ever logged a file).",
             ),
+            click.option(
+                "--absent-trees",
+                type=click.Choice(["keep", "collect"]),
+                help="What to do where the database names files in a tree and none are there: keep "
+                "(its disk may be unmounted, or the destination wrong), unless other files of its "
+                "experiment are in place, or collect (you deleted the files yourself).",
+            ),
         )
     ):
         command = option(command)
@@ -153,6 +160,7 @@ def overrides(options: dict[str, Any]) -> dict[str, object]:
     keys = {
         "older_than": "retention.older_than",
         "absent_roots": "artifacts.absent_roots",
+        "absent_trees": "artifacts.absent_trees",
         "limit": "quota.max_entities",
         "export": "journal.export_to",
     }

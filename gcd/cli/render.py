@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from gcd.cli.words import REASONS, RESULTS, amounts, counted, moment, noun, size
+from gcd.cli.words import ALREADY_EMPTY, REASONS, RESULTS, amounts, counted, moment, noun, size
 from gcd.durations import format_duration
 from gcd.logs import mask
 from gcd.model import KeepReason, Kind, Report, Result, Usage
@@ -38,6 +38,8 @@ class Summary:
     usage: Usage | None = None
     kept: Counter[KeepReason] = field(default_factory=Counter)
     samples: list[Decision] = field(default_factory=list)
+    already_empty: int = 0
+    """Entities to collect whose files are gone although the database names some."""
     leftovers: int = 0
     notes: tuple[str, ...] = ()
     """What people should know of the storage roots."""
@@ -53,6 +55,7 @@ class Summary:
         self.rows += rows
         if usage is not None:
             self.usage = (self.usage or Usage()) + usage
+        self.already_empty += sum(bool(decision.empty) for decision in plan.collect)
         self.samples += plan.collect[: SAMPLES - len(self.samples)]
         self.kept.update(decision.keep[0].reason for decision in plan.keep)
 
@@ -79,8 +82,16 @@ def show_plan(out: Console, summary: Summary, policy: Policy, uri: str, now: dat
     more = summary.collect.total() - len(summary.samples)
     if more > 0:
         out.print(f"            … and {more:,} more (--json lists all)", markup=False, style="dim")
+    show_already_empty(out, summary.already_empty, "            ")
     show_kept(out, summary.kept, summary.feeding_both)
     show_notes(out, summary.notes)
+
+
+def show_already_empty(out: Console, count: int, indent: str) -> None:
+    """How many trees hold nothing of what the database says; they may be somewhere else."""
+    if count:
+        text = f"{indent}{counted(count, 'tree')} {ALREADY_EMPTY}: look for the files elsewhere"
+        out.print(Text(text, style="yellow"))
 
 
 def show_notes(out: Console, notes: Iterable[str]) -> None:
@@ -115,7 +126,8 @@ def sample_line(decision: Decision) -> str:
     when = f"deleted {moment(candidate.deleted_at)}" if candidate.deleted_at else "undated"
     where = "  ".join(mask(place_uri(target.place)) for target in decision.targets) or "no files"
     name = f" {candidate.experiment!r}" if candidate.kind is Kind.EXPERIMENT else ""
-    return f"{noun(candidate.kind)} {candidate.id}{name}  {when}  {where}"
+    empty = f"  {ALREADY_EMPTY} ({decision.witness})" if decision.empty else ""
+    return f"{noun(candidate.kind)} {candidate.id}{name}  {when}  {where}{empty}"
 
 
 def show_reasons(out: Console, kept: Mapping[KeepReason, int]) -> None:
@@ -138,6 +150,7 @@ def show_report(out: Console, report: Report) -> None:
         if result not in (Result.SWEPT, Result.STUCK) and count:
             trees = counted(count, "tree")
             out.print(f"  {trees} {RESULTS[result]}", markup=False, style="yellow")
+    show_already_empty(out, report.already_empty, "  ")
     if report.stuck:
         trees = counted(report.stuck, "tree")
         what = f"{RESULTS[Result.STUCK]}; `gcd status` names them"
@@ -159,6 +172,7 @@ def decision_json(decision: Decision) -> dict[str, Any]:
         "decision": "keep" if decision.keep else "collect",
         "reasons": [{"reason": k.reason.value, "detail": mask(k.detail)} for k in decision.keep],
         "targets": [mask(place_uri(target.place)) for target in decision.targets],
+        "already_empty": [mask(place_uri(target.place)) for target in decision.empty],
     }
 
 
@@ -172,6 +186,7 @@ def summary_json(summary: Summary) -> dict[str, Any]:
         "objects": summary.usage.objects if summary.usage else None,
         "bytes": summary.usage.bytes if summary.usage else None,
         "kept": {reason.value: count for reason, count in sorted(summary.kept.items())},
+        "already_empty": summary.already_empty,
         "feeding_both": summary.feeding_both,
         "leftovers": summary.leftovers,
         "notes": [mask(note) for note in summary.notes],

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from gcd.cli.options import store_options
-from gcd.cli.render import console, show_notes, show_reasons
+from gcd.cli.render import console, show_already_empty, show_notes, show_reasons
 from gcd.cli.session import Session, open_session
 from gcd.cli.words import amounts, counted, moment, noun, size
 from gcd.durations import format_duration
@@ -73,6 +73,8 @@ def show(out: Console, session: Session, found: Overview) -> None:
     if kept:
         out.print(f"kept       {counted(sum(kept.values()), 'entity')}", markup=False)
         show_reasons(out, kept)
+    empty = found.cycles[0].report.get("already_empty", 0) if found.cycles else 0
+    show_already_empty(out, empty, "last cycle ")
     show_notes(out, found.cycles[0].report.get("notes", ()) if found.cycles else ())
 
 

@@ -10,6 +10,8 @@ from datetime import datetime
 
 from gcd.model import KeepReason, Kind, Result
 
+ALREADY_EMPTY = "already empty although the database names files in it"
+
 REASONS: Mapping[KeepReason, tuple[str, str]] = {
     KeepReason.TOO_YOUNG: (
         "deleted too recently",
@@ -55,8 +57,8 @@ REASONS: Mapping[KeepReason, tuple[str, str]] = {
         "`gcd doctor --accept-root URI` transfers the root to this database",
     ),
     KeepReason.UNREACHABLE: (
-        "no evidence that its storage root is the right one",
-        "mount it, or `gcd doctor --accept-root URI`",
+        "no evidence that its storage root, or where its experiment logs, is the right place",
+        "mount it, or `gcd doctor --accept-root URI`; `gcd explain ID` says more",
     ),
     KeepReason.ROOT_UNHEALTHY: (
         "files below its storage root cannot be deleted now",

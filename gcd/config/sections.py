@@ -147,6 +147,12 @@ class Artifacts(BaseModel):
         "runs, for it may be an unmounted disk, or collect them, for stores where nobody ever "
         "logged a file.",
     )
+    absent_trees: Literal["keep", "collect"] = Field(
+        default="keep",
+        description="Where the database names files in a tree and none are there: keep the rows "
+        "unless other files of the same experiment are in place, for its disk may be unmounted or the "
+        "destination wrong, or collect them, for files that you deleted yourself.",
+    )
     hands: int = Field(
         default=8, ge=1, le=64, description="How many artifact trees are deleted at a time."
     )

@@ -39,6 +39,11 @@ GAUGES: Mapping[str, tuple[str, tuple[str, ...]]] = {
         ("store", "decision"),
     ),
     "gcd_kept": ("Entities that the last plan or cycle kept, by reason.", ("store", "reason")),
+    "gcd_already_empty": (
+        "Entities that the last plan or cycle collects whose files were gone although the database "
+        "names some.",
+        ("store",),
+    ),
     "gcd_pending": ("Trees in the journal that are still to be deleted.", ("store", "state")),
     "gcd_oldest_pending_age_seconds": (
         "How long ago the oldest tree that is still to be deleted was purged.",
@@ -152,8 +157,11 @@ class Metrics:
         if DURATION in self._found:
             self._found[DURATION].labels(store=store).observe(took.total_seconds())
 
-    def planned(self, store: str, collect: int, kept: Mapping[KeepReason, int]) -> None:
+    def planned(
+        self, store: str, collect: int, kept: Mapping[KeepReason, int], already_empty: int
+    ) -> None:
         """What a plan or a cycle decided; reasons that it did not meet are told as 0."""
+        self.set("gcd_already_empty", already_empty, store=store)
         self.set("gcd_candidates", collect, store=store, decision="collect")
         self.set("gcd_candidates", sum(kept.values()), store=store, decision="keep")
         for reason in KeepReason:

@@ -111,6 +111,7 @@ class Worker:
         """Plan, and tell what would be collected; nothing is written."""
         collect: Counter[str] = Counter()
         kept: Counter[KeepReason] = Counter()
+        empty = 0
         with surveyed(duty, store) as survey:
             self._warn(duty.name, survey.unmatched)
             survey.choose()
@@ -120,7 +121,8 @@ class Worker:
                     return Turn("interrupted")
                 collect.update(decision.candidate.kind.value for decision in plan.collect)
                 kept.update(decision.keep[0].reason for decision in plan.keep)
-        self.metrics.planned(duty.name, collect.total(), kept)
+                empty += sum(bool(decision.empty) for decision in plan.collect)
+        self.metrics.planned(duty.name, collect.total(), kept, empty)
         self._measure(duty, store)
         by_kind = ", ".join(f"{count} of kind {kind}" for kind, count in sorted(collect.items()))
         logger.info(
@@ -172,7 +174,7 @@ class Worker:
         finally:
             self.metrics.set("gcd_leader", 0, store=name)
         collected = sum(report.purged.values())
-        self.metrics.planned(name, collected, report.kept)
+        self.metrics.planned(name, collected, report.kept, report.already_empty)
         self._measure(duty, store)
         log_report(name, report)
         is_unwell = report.kept.keys() & {KeepReason.ROOT_UNHEALTHY, KeepReason.UNREACHABLE}

@@ -20,6 +20,8 @@ class Gate:
     max_failures: int = 3
     collect_absent: bool = False
     """Whether a root without any evidence counts as one where nobody ever logged a file."""
+    collect_absent_trees: bool = False
+    """Whether a tree that is missing counts as deleted by a person, whatever the database says."""
 
 
 def check_root(root: Root, gate: Gate) -> Keep | None:
@@ -33,12 +35,12 @@ def check_evidence(root: Root, gate: Gate) -> Keep | None:
     is_disk = root.place.scheme in FOLDERS_AT
     mend = "mount it" if is_disk else "create the bucket, or correct the endpoint"
     accept = f"`gcd doctor --accept-root {uri}` trusts it as it is"
-    if probe.is_named_found:
-        return None  # a tree that the database names is the strongest evidence of all
     is_remembered = root.remembered_identity is not None
     if is_remembered and probe.is_there and probe.identity != root.remembered_identity:
         detail = f"{uri} is another {'disk or folder' if is_disk else 'store'} than before ({probe.identity}): {mend}; or {accept}"
         return Keep(KeepReason.UNREACHABLE, detail)
+    if probe.is_named_found:  # behind the identity: a backup has the trees that the database names
+        return None
     if is_remembered or root.is_accepted:
         if probe.is_there:
             return None

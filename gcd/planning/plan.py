@@ -5,7 +5,7 @@ It must never have a second way to decide: `plan`, `explain`, the prompt and the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -51,6 +51,10 @@ class Decision:
     candidate: Candidate
     keep: tuple[Keep, ...]
     targets: tuple[Target, ...] = ()
+    witness: str | None = None
+    """What says in the database that there are files in its trees, where that was looked for."""
+    empty: tuple[Target, ...] = ()
+    """Trees that are already empty although the database names files in them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +77,20 @@ class Plan:
         )
         collect = tuple(each for each in self.collect if each.candidate.id not in extra)
         return replace(self, collect=collect, keep=self.keep + kept)
+
+    def with_looks(
+        self, witnesses: Mapping[str, str], empty: Mapping[str, Sequence[Target]]
+    ) -> Plan:
+        """The plan with what the database says of files, and those trees that have none, by id."""
+        if not witnesses:
+            return self
+        collect = (
+            replace(
+                d, witness=witnesses.get(d.candidate.id), empty=tuple(empty.get(d.candidate.id, ()))
+            )
+            for d in self.collect
+        )
+        return replace(self, collect=tuple(collect))
 
 
 @dataclass(frozen=True, slots=True)

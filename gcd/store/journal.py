@@ -389,6 +389,7 @@ def end_cycle(conn: Connection, report: Report) -> None:
         "objects": report.usage.objects,
         "bytes": report.usage.bytes,
         "kept": {reason.value: count for reason, count in report.kept.items()},
+        "already_empty": report.already_empty,
         "notes": list(report.notes),
     }
     values = {

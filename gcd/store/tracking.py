@@ -30,6 +30,7 @@ from gcd.model import (
     Report,
     Root,
 )
+from gcd.planning.emptiness import Witness
 from gcd.planning.entries import ids_of
 from gcd.planning.patterns import unmatched
 from gcd.planning.policy import Keep
@@ -46,6 +47,7 @@ from gcd.store import (
     search_path,
     tables,
     visibility,
+    witnesses,
 )
 from gcd.store import lease as leases
 from gcd.store.eraser import Eraser, Export, slices
@@ -308,6 +310,30 @@ class TrackingStore:
             return ()
         with closing(self.experiment_names()) as names:
             return unmatched(patterns, names)
+
+    def witnesses(self, kind: Kind, ids: Sequence[str]) -> Mapping[str, Witness]:
+        """Entities of which something in the database says that they have files."""
+        with self.reading() as conn:
+            return witnesses.of_entities(conn, self.schema, kind, ids)
+
+    def deleted_with_witness(
+        self, kind: Kind, limit: int, ids: Sequence[str] | None = None
+    ) -> list[str]:
+        """Some soft-deleted entities of a kind, among `ids` where given, of which something says so."""
+        with self.reading() as conn:
+            return witnesses.deleted(conn, self.schema, kind, limit, ids)
+
+    def newest_trees(self, experiment: str, limit: int) -> list[str]:
+        """The newest artifact URIs in an experiment, at most `limit` of each kind."""
+        with self.reading() as conn:
+            return list(witnesses.newest_trees(conn, self.schema, experiment, limit))
+
+    def swept_with_files(self, experiment: str, limit: int) -> list[tuple[str, str]]:
+        """Trees of an experiment, each with its root, in which gcd deleted something, newest first."""
+        if not self.has_own_tables:
+            return []
+        with self.reading() as conn:
+            return witnesses.swept_with_files(conn, experiment, limit)
 
     def counts(self) -> Mapping[Kind, int]:
         """How many entities of each kind there are."""

@@ -199,3 +199,32 @@ def test_what_a_version_names_in_hadoops_way_stays(buckets: Buckets) -> None:
     collect(store.uri)
 
     assert buckets.keys() == {key for key in before if f"/{free}/" not in key}
+
+
+def test_an_emptied_bucket_keeps_what_the_database_names_files_of(buckets: Buckets) -> None:
+    """Its identity is the right one, and nothing is in it: another one was made in its place, or copied from."""
+    store = buckets.store
+    store.delete(buckets.run(buckets.experiment("known")))
+    collect(store.uri)
+    one, two = buckets.experiment("one"), buckets.experiment("two")
+    tags = {"mlflow.log-model.history": '[{"artifact_path": "model"}]'}
+    runs = [store.run(each, files={}, tags=tags) for each in (one, two, two)]
+    bare = store.run(one, files={})
+    for run in runs[:2]:
+        store.client.log_text(run, "x", "model/MLmodel")
+    for key in buckets.sizes():
+        buckets.client.delete_object(Bucket=buckets.bucket, Key=key)
+    store.client.log_text(runs[1], "x", "model/MLmodel")
+    store.delete(*runs, bare)
+    planned = decisions(store.uri)
+    assert planned == {
+        runs[0]: "unreachable",  # nothing else of its experiment is there
+        runs[1]: "collect",
+        runs[2]: "collect",  # its neighbour proves where they log
+        bare: "collect",
+    }
+    done = json.loads(collect(store.uri, "--json", expect=3).stdout)
+    assert done["already_empty"] == 1
+    assert store.runs() == {runs[0]}
+    collect(store.uri, "--absent-trees", "collect")
+    assert store.runs() == set()

@@ -134,6 +134,7 @@ KEYS: dict[str, tuple[tuple[Any, Any], tuple[str, Any], tuple[object, Any]]] = {
     ),
     "artifacts.hosts": ((["a"], ("a",)), ('["b", "c:5000"]', ("b", "c:5000")), (("d",), ("d",))),
     "artifacts.absent_roots": (("collect", "collect"),) * 3,
+    "artifacts.absent_trees": (("collect", "collect"),) * 3,
     "artifacts.hands": ((1, 1), ("64", 64), (2, 2)),
     "artifacts.versions": (("all", "all"),) * 3,
     "artifacts.requests": ((1, 1), ("64", 64), (2, 2)),

@@ -34,7 +34,7 @@ def told(root: Root, gate: Gate = GATE) -> tuple[KeepReason, str]:
         Root(PLACE, EMPTY, remembered_identity="disk"),
         Root(PLACE, EMPTY, is_accepted=True),
         Root(PLACE, EMPTY, remembered_identity="disk", is_accepted=True),
-        Root(PLACE, NAMED, remembered_identity="another"),
+        Root(PLACE, NAMED, remembered_identity="disk"),
     ],
 )
 def test_any_evidence_is_enough(root: Root) -> None:
@@ -52,12 +52,14 @@ def test_an_empty_folder_that_nobody_knows_is_an_unmounted_disk() -> None:
 @pytest.mark.parametrize("is_accepted", [False, True])
 @pytest.mark.parametrize("identity", ["another", None])
 @pytest.mark.parametrize("gate", [GATE, LENIENT])
+@pytest.mark.parametrize("probe", [EMPTY, NAMED], ids=["empty", "backup"])
 def test_another_disk_than_before_is_refused(
-    is_accepted: bool, identity: str | None, gate: Gate
+    is_accepted: bool, identity: str | None, gate: Gate, probe: Probe
 ) -> None:
+    """A backup of the right one too, which has the trees that the database names."""
     root = Root(
         PLACE,
-        replace(EMPTY, identity=identity),
+        replace(probe, identity=identity),
         remembered_identity="disk",
         is_accepted=is_accepted,
     )

@@ -66,7 +66,7 @@ def use_all(metrics: Metrics, store: str = "main") -> None:
     metrics.swept(store, outcome(Result.SWEPT, Usage(4, 1024)))
     metrics.swept(store, outcome(Result.STUCK))
     metrics.ended(store, "done", timedelta(seconds=30))
-    metrics.planned(store, 3, {KeepReason.HELD: 2, KeepReason.TOO_YOUNG: 5})
+    metrics.planned(store, 3, {KeepReason.HELD: 2, KeepReason.TOO_YOUNG: 5}, 4)
     metrics.waits(store, {"pending": 2, "stuck": 1}, timedelta(hours=1))
     metrics.succeeded(store, datetime(2026, 11, 25, tzinfo=UTC))
     metrics.add("gcd_hook_failures", hook="ping")
@@ -120,6 +120,7 @@ def test_each_thing_told_is_a_number() -> None:
         ("gcd_cycle_duration_seconds_bucket", ("le", "60.0")): 1,
         ("gcd_candidates", ("decision", "collect")): 3,
         ("gcd_candidates", ("decision", "keep")): 7,
+        ("gcd_already_empty",): 4,
         ("gcd_kept", ("reason", "held")): 2,
         ("gcd_kept", ("reason", "registered")): 0,
         ("gcd_pending", ("state", "pending")): 2,
@@ -193,8 +194,8 @@ def test_a_halt_ends_with_the_next_cycle_that_works() -> None:
 
 def test_what_a_plan_no_more_keeps_is_nought() -> None:
     metrics = Metrics()
-    metrics.planned("main", 1, {KeepReason.HELD: 2})
-    metrics.planned("main", 1, {})
+    metrics.planned("main", 1, {KeepReason.HELD: 2}, 1)
+    metrics.planned("main", 1, {}, 0)
     assert value(metrics, "gcd_kept", store="main", reason="held") == 0
     assert value(metrics, "gcd_candidates", store="main", decision="keep") == 0
 

@@ -1,0 +1,203 @@
+"""Every SELECT for witnesses: rows that say that a tree has files, or had some.
+
+Invariant: only what MLflow writes beside an upload is a witness. A run that merely exists is none:
+most runs never log a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from gcd.model import Kind
+from gcd.planning.emptiness import Witness
+from gcd.planning.guard import in_workspace
+from gcd.store.read import TRACE_PLACES, native
+from gcd.store.schema import Schema, is_deleted, workspace_of
+from gcd.store.tables import journal
+
+RUN_TAGS = ("mlflow.log-model.history", "mlflow.loggedArtifacts", "mlflow.loggedImages")
+"""Tags that MLflow's client sets on a run when it logs a model (before 3.0), a table or an image."""
+NOTHING = ("", "[]")
+READY, UPLOAD_FAILED = 2, 3
+"""`LoggedModelStatus`."""
+SPANS_AT = "mlflow.trace.spansLocation"
+FINISHED = ("OK", "ERROR")
+"""Before a trace is finished its client has uploaded nothing."""
+
+
+def of_entities(
+    conn: Connection, schema: Schema, kind: Kind, ids: Sequence[str]
+) -> dict[str, Witness]:
+    """Entities of which something says that they have files.
+
+    Model versions are not asked: one that points into a tree keeps it anyway.
+    """
+    if not ids:
+        return {}
+    match kind:
+        case Kind.RUN:
+            return {run: Witness(f"its tag {tag}") for run, tag in tagged(conn, schema, ids)}
+        case Kind.LOGGED_MODEL:
+            return models(conn, schema, ids)
+        case Kind.TRACE:
+            return traces(conn, schema, ids)
+    return {}
+
+
+def tagged(conn: Connection, schema: Schema, ids: Sequence[str]) -> list[tuple[str, str]]:
+    """Runs with the tags that say that they logged files."""
+    if not schema.has("tags", "key", "value", "run_uuid"):
+        return []
+    tags = schema.table("tags")
+    query = sa.select(tags.c.run_uuid, tags.c.key).where(tags.c.run_uuid.in_(ids), *says(tags))
+    return [(run, tag) for run, tag in conn.execute(query)]
+
+
+def says(tags: sa.TableClause) -> tuple[sa.ColumnElement[bool], ...]:
+    """The conditions under which a run's tag is a witness."""
+    return (tags.c.key.in_(RUN_TAGS), tags.c.value.not_in(NOTHING))
+
+
+def models(conn: Connection, schema: Schema, ids: Sequence[str]) -> dict[str, Witness]:
+    """Logged models whose upload did not fail; one that is pending may have files, its client died."""
+    table = schema.table("logged_models")
+    status = table.c.status if schema.has("logged_models", "status") else sa.null()
+    query = sa.select(table.c.model_id, status).where(table.c.model_id.in_(ids), *uploaded(schema))
+    return {
+        model: Witness("it is a logged model", is_certain=found == READY)
+        for model, found in conn.execute(query)
+    }
+
+
+def uploaded(schema: Schema) -> tuple[sa.ColumnElement[bool], ...]:
+    """The condition under which a logged model is a witness of its own files."""
+    if not schema.has("logged_models", "status"):
+        return ()
+    status = schema.table("logged_models").c.status
+    return (sa.or_(status.is_(None), status != UPLOAD_FAILED),)
+
+
+def traces(conn: Connection, schema: Schema, ids: Sequence[str]) -> dict[str, Witness]:
+    """Traces whose spans are in a file: by their tag or, before MLflow set it, since no row has them."""
+    if not schema.has("trace_tags", "request_id", "key", "value"):
+        return {}
+    tags = schema.table("trace_tags")
+    query = sa.select(tags.c.request_id, tags.c.key, tags.c.value).where(
+        tags.c.request_id.in_(ids), tags.c.key.in_((SPANS_AT, *TRACE_PLACES))
+    )
+    found: dict[str, dict[str, str]] = {}
+    for trace, key, value in conn.execute(query):
+        found.setdefault(trace, {})[key] = value
+    old = [
+        each for each, named in found.items() if SPANS_AT not in named and TRACE_PLACES[0] in named
+    ]
+    inside = spans_in_files(conn, schema, old)
+    result = {each: Witness("its spans are in no row") for each in inside}
+    for each, named in found.items():
+        where = named.get(SPANS_AT)
+        if where in ("ARTIFACT_REPO", "ARCHIVE_REPO"):
+            result[each] = Witness(f"its tag {SPANS_AT}", is_of_archive=where == "ARCHIVE_REPO")
+    return result
+
+
+def spans_in_files(conn: Connection, schema: Schema, ids: Sequence[str]) -> set[str]:
+    """Finished traces without rows of spans."""
+    if not ids or not schema.has("trace_info", "request_id", "status"):
+        return set()
+    info = schema.table("trace_info")
+    done = sa.select(info.c.request_id).where(
+        info.c.request_id.in_(ids), info.c.status.in_(FINISHED)
+    )
+    finished = set(conn.execute(done).scalars())
+    if finished and schema.has("spans", "trace_id"):
+        spans = schema.table("spans")
+        rows = sa.select(spans.c.trace_id).where(spans.c.trace_id.in_(finished)).distinct()
+        finished -= set(conn.execute(rows).scalars())
+    return finished
+
+
+# -- which are there ------------------------------------------------------------------------------
+
+
+def deleted(
+    conn: Connection, schema: Schema, kind: Kind, limit: int, ids: Sequence[str] | None = None
+) -> list[str]:
+    """The first soft-deleted runs or logged models by id that have a witness, among `ids` where given.
+
+    MLflow makes these ids at random, hence the first are as good as any others.
+    """
+    if not schema.has_kind(kind):
+        return []
+    key = schema.key(kind)
+    if kind is Kind.RUN:
+        runs, tags = schema.table("runs"), schema.table("tags")
+        if not schema.has("tags", "key", "value", "run_uuid"):
+            return []
+        query = (
+            sa.select(key)
+            .select_from(runs.join(tags, tags.c.run_uuid == key))
+            .where(is_deleted(runs), *says(tags))
+            .distinct()
+        )
+    else:
+        table = schema.table("logged_models")
+        query = sa.select(key).where(is_deleted(table), *uploaded(schema))
+    if ids is not None:
+        query = query.where(key.in_(native(kind, ids)))
+    return [str(each) for each in conn.execute(query.order_by(key).limit(limit)).scalars()]
+
+
+def newest_trees(conn: Connection, schema: Schema, experiment: str, limit: int) -> Iterator[str]:
+    """The artifact URIs of an experiment's newest runs, logged models and traces, `limit` of each."""
+    number = int(experiment)
+    experiments = schema.table("experiments")
+    workspace = conn.scalar(
+        sa.select(workspace_of(schema))
+        .select_from(experiments)
+        .where(experiments.c.experiment_id == number)
+    )
+    for query in trees(schema, number):
+        for uri in conn.execute(query.limit(limit)).scalars():
+            if uri:
+                yield in_workspace(uri, workspace)
+
+
+def trees(schema: Schema, number: int) -> Iterator[sa.Select[*tuple[Any, ...]]]:
+    """A query per table that names trees of an experiment."""
+    runs = schema.table("runs").c
+    yield (
+        sa.select(runs.artifact_uri)
+        .where(runs.experiment_id == number)
+        .order_by(runs.start_time.desc())
+    )
+    if schema.has("logged_models", "artifact_location", "creation_timestamp_ms"):
+        models = schema.table("logged_models").c
+        mine = models.experiment_id == number
+        yield (
+            sa.select(models.artifact_location)
+            .where(mine)
+            .order_by(models.creation_timestamp_ms.desc())
+        )
+    if schema.has("trace_info", "timestamp_ms") and schema.has("trace_tags", "key", "value"):
+        info, tags = schema.table("trace_info"), schema.table("trace_tags")
+        yield (
+            sa.select(tags.c.value)
+            .select_from(info.join(tags, tags.c.request_id == info.c.request_id))
+            .where(info.c.experiment_id == number, tags.c.key == TRACE_PLACES[0])
+            .order_by(info.c.timestamp_ms.desc())
+        )
+
+
+def swept_with_files(conn: Connection, experiment: str, limit: int) -> list[tuple[str, str]]:
+    """Trees of an experiment, each with its root, in which gcd deleted something."""
+    query = (
+        sa.select(journal.c.target, journal.c.root)
+        .where(journal.c.experiment_id == experiment, journal.c.objects > 0)
+        .order_by(journal.c.id.desc())
+        .limit(limit)
+    )
+    return [(target, root) for target, root in conn.execute(query) if target and root]
