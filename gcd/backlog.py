@@ -118,7 +118,8 @@ class Backlog:
             return None
         hold = holds.on(entry.entity_id)
         if hold is None and entry.target is not None:
-            hold = holds.over(entry.target.place)
+            place = entry.target.place
+            hold = holds.over(place) or holds.over_any(self.survey.places.naming()(place))
         return f"{hold.reason}: {hold.because}" if hold else None
 
     def _close_failing_roots(self, outcomes: Sequence[Outcome]) -> None:

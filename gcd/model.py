@@ -63,6 +63,15 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
+class Way:
+    """The folders from the root of the file system down to a tree, each by its device and inode."""
+
+    nodes: tuple[tuple[int, int], ...]
+    is_whole: bool
+    """Whether the last is the tree itself: else no more of the way exists."""
+
+
+@dataclass(frozen=True, slots=True)
 class Contents:
     """What is in a deleted experiment, as far as it speaks against collecting it."""
 

@@ -11,10 +11,10 @@ from dataclasses import replace
 from datetime import datetime
 from itertools import chain, pairwise
 
-from gcd.artifacts.base import LearningArtifactStore
+from gcd.artifacts.base import AliasingArtifactStore, LearningArtifactStore, Naming
 from gcd.artifacts.registry import Registry
 from gcd.errors import BackendError, UnsafeTarget
-from gcd.model import Candidate, Hold, KeepReason, Place, Probe, Root, Target
+from gcd.model import Candidate, Hold, KeepReason, Place, Probe, Root, Target, Way
 from gcd.planning.guard import (
     PROXIED,
     Scope,
@@ -26,7 +26,7 @@ from gcd.planning.guard import (
     parse_place,
     place_uri,
 )
-from gcd.planning.names import is_plain, readings
+from gcd.planning.names import has_mlflow_id, is_plain, readings
 from gcd.planning.policy import Keep
 from gcd.store.tracking import TrackingStore
 
@@ -66,9 +66,33 @@ class Places:
         except (UnsafeTarget, BackendError):
             return None
 
-    def placed(self, holds: Iterable[Hold]) -> Iterator[tuple[Hold, Place | None]]:
-        """Each hold with every place that its URI may mean, for an index of them."""
-        return ((hold, place) for hold in holds for place in self.meanings(hold.uri))
+    def placed(self, holds: Iterable[Hold]) -> Iterator[tuple[Hold, Place | Way | None]]:
+        """Each hold with every place that its URI may mean, and their other names, for an index."""
+        other_names = self.naming()
+        for hold in holds:
+            for place in self.meanings(hold.uri):
+                yield hold, place
+                # A version's source mostly has the id of what it needs, under whatever name.
+                is_known = hold.reason is KeepReason.REGISTERED and has_mlflow_id(hold.uri or "")
+                for name in other_names(place) if place and not is_known else ():
+                    yield hold, name
+
+    def naming(self) -> Naming:
+        """Tells what else true places are called at this moment, where that may be anything."""
+        known: dict[str, Naming] = {}
+
+        def other_names(place: Place) -> tuple[Place | Way, ...]:
+            if place.scheme not in known:
+                is_served = self.registry.problem(place.scheme) is None
+                backend = self.registry.open(place.scheme) if is_served else None
+                known[place.scheme] = (
+                    backend.other_names()
+                    if isinstance(backend, AliasingArtifactStore)
+                    else _no_names
+                )
+            return known[place.scheme](place)
+
+        return other_names
 
     def meanings(self, uri: str | None) -> Iterator[Place | None]:
         """The true places that a live URI may mean; None among them if ids in it must tell."""
@@ -133,9 +157,7 @@ class Places:
             return Keep(KeepReason.UNSAFE_TARGET, told(error))
         except BackendError as error:
             return Keep(KeepReason.NO_BACKEND, told(error))
-        names = true.path.split("/")
-        owners = [owner for owner, name in pairwise(names) if name == "artifacts"]
-        inside = self.store.entities_inside(owners)
+        inside = self.store.entities_inside(self._owners(true))
         if inside:
             entity, what = next(iter(inside.items()))
             return Keep(KeepReason.SHARED, f"it lies inside the files of {what} {entity}")
@@ -162,6 +184,16 @@ class Places:
             return ()
         place = replace(destination, path=closed(destination.path) + below_it)
         return (Target(place, destination),)
+
+    def _owners(self, location: Place) -> list[str]:
+        """The names, on the way to a location by whatever path, of folders that may be an entity's."""
+        others = (name.path for name in self.naming()(location) if isinstance(name, Place))
+        return [
+            owner
+            for path in (location.path, *others)
+            for owner, name in pairwise(path.split("/"))
+            if name == "artifacts"
+        ]
 
     # -- roots -----------------------------------------------------------------------------------
 
@@ -230,6 +262,10 @@ class Places:
                 self._probes[place] = self.registry.open(place.scheme).probe(place, ())
                 self._glanced.add(place)
         return self.store.roots({place: self.probe_of(place) for place in places}, self.now)
+
+
+def _no_names(_: Place) -> tuple[Place | Way, ...]:
+    return ()
 
 
 def without_query(uri: str) -> str:

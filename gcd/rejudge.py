@@ -52,12 +52,15 @@ def held_now(
     places: Places = survey.places
     found = places.placed(survey.store.entity_holds(conn, ids))
     index = HoldIndex.build(found, survey.now)
+    other_names = places.naming()
     kept: dict[str, Keep] = {}
     for entity in ids:
         decision = decisions[entity]
         hold = index.on_candidate(decision.candidate)
         for target in decision.targets if has_tree(decision) else ():
             hold = hold or index.over(target.place)
+            if hold is None and index.has_other_names:
+                hold = index.over_any(other_names(target.place))
         if hold is not None:
             kept[entity] = Keep(hold.reason, hold.because)
     return kept

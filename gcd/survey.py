@@ -290,6 +290,7 @@ class Survey:
             are_members=are_members,
         )
         plan = make_plan(page, facts)
+        plan = plan.without(self._held_otherwise(plan, holds))
         found = self.evidence.of(plan, facts.roots)
         return found.applied(plan).without(self._unknown(plan))
 
@@ -301,6 +302,16 @@ class Survey:
             for entity, table in self.store.unknown_references(kind, ids).items():
                 detail = f"the table {table} refers to it"
                 found[entity] = Keep(KeepReason.UNKNOWN_REFERENCE, detail)
+        return found
+
+    def _held_otherwise(self, plan: Plan, holds: HoldIndex) -> dict[str, Keep]:
+        """Those whose tree is held under another name: another mount point of its disk."""
+        other_names = self.places.naming()
+        found: dict[str, Keep] = {}
+        for decision in plan.collect if holds.has_other_names else ():
+            for target in decision.targets if has_tree(decision) else ():
+                if hold := holds.over_any(other_names(target.place)):
+                    found[decision.candidate.id] = Keep(hold.reason, hold.because)
         return found
 
     def measured(self, plan: Plan) -> dict[str, Usage]:

@@ -21,7 +21,8 @@ is imported when the first URI of its scheme is met. Register it by entry point 
   (`BulkArtifactStore`); one that knows more about its places than a probe tells has `inspect`
   (`InspectableArtifactStore`); one that need not measure a tree to see that it is not empty has
   `has_files` (`SearchableArtifactStore`); one of real folders has `way_end`
-  (`FolderedArtifactStore`); one that logs in by passwords in URIs has `learn`
+  (`FolderedArtifactStore`); one in which a tree may have several names has `other_names`
+  (`AliasingArtifactStore`); one that logs in by passwords in URIs has `learn`
   (`LearningArtifactStore`); one that keeps connections has `close` (`ClosingArtifactStore`); a class
   that wants the operator's options has a class method
   `with_options(options)`. A class without it is called without arguments.
@@ -38,7 +39,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
-from gcd.model import Place, Probe, Root, Target, Usage
+from gcd.model import Place, Probe, Root, Target, Usage, Way
 
 
 class Deleted(NamedTuple):
@@ -163,6 +164,18 @@ class LearningArtifactStore(ArtifactStore, Protocol):
 
     def learn(self, uri: str) -> None:
         """Take the password of a URI of any scheme, if it has one. It stays in memory."""
+
+
+Naming = Callable[[Place], tuple[Place | Way, ...]]
+"""Tells what else a place is called."""
+
+
+@runtime_checkable
+class AliasingArtifactStore(ArtifactStore, Protocol):
+    """A store in which one tree may have several names."""
+
+    def other_names(self) -> Naming:
+        """Tells what else a resolved place is called at this moment, to compare it with others."""
 
 
 @runtime_checkable

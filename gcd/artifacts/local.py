@@ -17,6 +17,7 @@ from datetime import timedelta
 
 from gcd.artifacts import permission, walk
 from gcd.artifacts.base import Deleted, WayEnd
+from gcd.artifacts.other_names import OtherNames
 from gcd.artifacts.walk import shown
 from gcd.errors import (
     ArtifactError,
@@ -48,6 +49,10 @@ class LocalArtifactStore:
         except ValueError as error:
             raise UnsafeTarget(f"{shown(place.path)} is not a path: {error}") from error
         return replace(place, path=path.rstrip("/") + "/")
+
+    def other_names(self) -> OtherNames:
+        """The paths of places in the file systems mounted now, and the inodes on their ways."""
+        return OtherNames()
 
     def storage_root(self, location: Place, root: Place) -> Place:
         """The mount point nearest to `location` if one lies strictly below `root`, else `root`."""

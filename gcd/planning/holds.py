@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime
 from itertools import chain
 
-from gcd.model import Candidate, Hold, Kind, Place, Reach
+from gcd.model import Candidate, Hold, Kind, Place, Reach, Way
 from gcd.planning.names import ids_in, key, names_in
 
 
@@ -24,13 +24,21 @@ class HoldIndex:
         self._overlapping: dict[str, Hold] = {}
         self._within: dict[str, Hold] = {}
         self._sorted: list[str] = []
+        self._trees: dict[tuple[int, int], Hold] = {}
+        """By the inode of a tree that holds all that lies in it."""
+        self._on_way: dict[tuple[int, int], Hold] = {}
+        """By the inode of each folder that is held, or in which something is that is."""
 
     @classmethod
-    def build(cls, holds: Iterable[tuple[Hold, Place | None]], now: datetime) -> HoldIndex:
-        """An index of the holds that are in force at `now`, each with the place of its URI."""
+    def build(cls, holds: Iterable[tuple[Hold, Place | Way | None]], now: datetime) -> HoldIndex:
+        """An index of the holds in force at `now`, each with a place that its URI may mean."""
         index = cls()
         for hold, place in holds:
-            if hold.until is None or hold.until > now:
+            if hold.until is not None and hold.until <= now:
+                continue
+            if isinstance(place, Way):
+                index._add_way(hold, place)
+            else:
                 index._add(hold, place)
         index._sorted = sorted({*index._overlapping, *index._within})
         return index
@@ -46,6 +54,12 @@ class HoldIndex:
             found = ids_in(hold.uri) if place else names_in(hold.uri)
             for entity in found - own_ids(hold):
                 self._named.setdefault(entity, hold)
+
+    def _add_way(self, hold: Hold, way: Way) -> None:
+        for node in way.nodes:
+            self._on_way.setdefault(node, hold)
+        if way.is_whole and hold.reach is Reach.OVERLAP:
+            self._trees.setdefault(way.nodes[-1], hold)
 
     def on(self, entity_id: str) -> Hold | None:
         """What holds an entity by its id."""
@@ -80,6 +94,21 @@ class HoldIndex:
                 return around
             end = tree.rfind("/", 0, end)
         return None
+
+    @property
+    def has_other_names(self) -> bool:
+        """Whether anything is known by more than its path: else no tree need be."""
+        return bool(self._on_way)
+
+    def over_any(self, names: Iterable[Place | Way]) -> Hold | None:
+        """What holds a tree by one of its other names."""
+        found = (self._along(name) if isinstance(name, Way) else self.over(name) for name in names)
+        return next(filter(None, found), None)
+
+    def _along(self, way: Way) -> Hold | None:
+        if way.is_whole and way.nodes[-1] in self._on_way:
+            return self._on_way[way.nodes[-1]]
+        return next((self._trees[node] for node in way.nodes if node in self._trees), None)
 
 
 def own_ids(hold: Hold) -> set[str]:

@@ -183,6 +183,11 @@ def ids_in(text: str) -> set[str]:
     return found | {entity.casefold() for entity in found}
 
 
+def has_mlflow_id(text: str) -> bool:
+    """Whether a text has an id of MLflow's own making."""
+    return MLFLOW_ID.search(text) is not None
+
+
 def names_in(text: str) -> set[str]:
     """Whatever in a text that names no place may be an id, short ones and odd ones included."""
     scheme, _, rest = text.partition(":")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.mlflow_store import RealStore
+from tests.mounting import Mount, mounting
 from tests.program import collect, decisions
 from tests.snapshot import Snapshot
 
@@ -31,6 +33,12 @@ def kept(store: RealStore, *dead: str) -> None:
     after = look(store)
     assert before.without([loose]).against(after) == []
     assert not store.exists(loose)
+
+
+@pytest.fixture
+def mount() -> Iterator[Mount]:
+    with mounting() as mount:
+        yield mount
 
 
 # -- other schemes ----------------------------------------------------------------------------------
@@ -127,3 +135,83 @@ def test_own_names_hold_nothing(store: RealStore) -> None:
     assert before.gone([number])
     assert not Path(store.root, number).exists()
     assert not store.exists(run)
+
+
+# -- other mount points -----------------------------------------------------------------------------
+
+SHOWN = {
+    "tree": "{tree}",
+    "part": "{tree}/part",
+    "folder": "{tree}/../..",
+    "above": "{tree}/../../..",
+}
+"""What of the dead run's tree, or around it, another mount point shows."""
+
+
+@pytest.mark.parametrize("what", SHOWN)
+def test_what_is_live_at_another_mount_point_holds_the_tree(
+    store: RealStore, mount: Mount, what: str
+) -> None:
+    """None of the URIs has the dead run's id; nothing but the disk tells what they name."""
+    live, dead = store.experiment("live"), []
+
+    def shown() -> str:
+        """A mount point that shows a new dead run's tree, or what of it."""
+        number = len(dead)
+        run = store.run(store.experiment(f"above{number}/e{number}", deep(store, number)))
+        dead.append(run)
+        store.write(run, {"part/more": b"live"})
+        return str(mount.bind(Path(SHOWN[what].format(tree=store.tree(run))), at(store, number)))
+
+    store.point(store.run(live, files={}), shown())
+    store.point_model(store.logged_model(store.run(live, files={}), "m"), Path(shown()).as_uri())
+    store.version("registered", shown())
+    if what in ("tree", "part"):  # an experiment holds only what it lies in
+        store.experiment("at a mount", shown())
+        store.experiment("below a mount", shown() + "/more")
+    store.delete(*dead)
+    kept(store, *dead)
+
+
+def deep(store: RealStore, number: int) -> str:
+    """A location in a folder of its own."""
+    return (store.root / f"above{number}" / f"e{number}").as_uri()
+
+
+def at(store: RealStore, number: int) -> Path:
+    """Where to mount: beside the store."""
+    return store.root.with_name("mounted") / str(number)
+
+
+def test_a_dead_tree_that_is_reached_by_a_mount_is_held_by_what_lies_around_it(
+    store: RealStore, mount: Mount
+) -> None:
+    """The experiment logs at a mount point that shows a folder of a live run's tree."""
+    host = store.run(store.experiment("live"))
+    (store.tree(host) / "inner").mkdir()
+    by_layout = mount.bind(store.tree(host) / "inner", at(store, 0))
+    elsewhere = store.root / "odd/tree"
+    (elsewhere / "inner").mkdir(parents=True)
+    store.point(store.run(store.experiment("odd"), files={}), str(elsewhere))
+    by_uri = mount.bind(elsewhere / "inner", at(store, 1))
+    dead = [store.run(store.experiment(each.name, each.as_uri())) for each in (by_layout, by_uri)]
+    store.delete(*dead)
+    kept(store, *dead)
+
+
+def test_two_mount_points_of_one_disk_are_no_reason_to_keep(store: RealStore, mount: Mount) -> None:
+    """Experiments that log on the same disk by two paths keep nothing of one another."""
+    disk = store.root.with_name("disk")
+    disk.mkdir()
+    mount(disk)
+    again = mount.bind(disk, store.root.with_name("again"))
+    one = store.experiment("one", (disk / "1").as_uri())
+    two = store.experiment("two", (again / "1").as_uri())
+    three = store.experiment("three", (again / "3").as_uri())
+    dead = [store.run(each) for each in (one, two, three)]
+    live = [store.run(each) for each in (one, two, three)]
+    store.delete(*dead)
+    assert set(decisions(store.uri).values()) == {"collect"}
+    collect(store.uri)
+    assert not any(store.exists(run) for run in dead)
+    assert all(any(store.tree(run).iterdir()) for run in live)

@@ -21,34 +21,15 @@ from gcd.artifacts.local import LocalArtifactStore, _entered
 from gcd.errors import ArtifactError, PermanentArtifactError, TransientArtifactError, UnsafeTarget
 from gcd.model import Place, Root, Target, Usage
 from gcd.testing import ODD_KEYS, ArtifactStoreContract
+from tests.mounting import Mount, mounting
 
 TREE = "1/run1/artifacts/"
 
 
-class Mount:
-    """Mounts a tmpfs, or what is said, on a folder; what is left is unmounted by its path."""
-
-    def __init__(self) -> None:
-        self.folders: list[Path] = []
-
-    def __call__(self, folder: Path, *how: object) -> Path:
-        command = ["mount", *map(str, how or ("-t", "tmpfs", "gcd-test")), str(folder)]
-        if os.geteuid() != 0 or subprocess.run(command, capture_output=True).returncode:
-            pytest.skip("mounting is not permitted here: run as root of the mount namespace")
-        self.folders.append(folder)
-        return folder
-
-    def unmount(self, folder: Path) -> None:
-        subprocess.run(["umount", str(folder)], check=True)
-        self.folders.remove(folder)
-
-
 @pytest.fixture
 def mount() -> Iterator[Mount]:
-    mounting = Mount()
-    yield mounting
-    for folder in reversed(list(mounting.folders)):
-        mounting.unmount(folder)
+    with mounting() as mount:
+        yield mount
 
 
 def place(path: Path | str) -> Place:
