@@ -18,13 +18,13 @@ from gcd.artifacts.registry import Registry
 from gcd.evidence import Evidence, has_tree
 from gcd.model import Candidate, KeepReason, Kind, Target, Usage
 from gcd.places import Places
-from gcd.planning.emptiness import FEWEST, Share
 from gcd.planning.gate import Gate
 from gcd.planning.guard import Scope
 from gcd.planning.holds import HoldIndex
 from gcd.planning.plan import Decision, Facts, Plan, locate, make_plan
 from gcd.planning.policy import Keep, Policy, RunsOfLiveModels
 from gcd.planning.quota import Choice, Key, Quota, check_fuse, within
+from gcd.sampling import refuse_wrong_destination
 from gcd.store.read import Wanted
 from gcd.store.tracking import TrackingStore
 
@@ -32,9 +32,6 @@ PAGE = 1000
 """Candidates planned at a time: bounds memory."""
 GROUP = 100
 """Deleted experiments planned, and collected, together."""
-SAMPLE = 1000
-"""Runs, and logged models, that are looked at before the first write, where a witness says that they
-have files: all of them in most stores, as many as tell a share from its half in the largest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +105,9 @@ class Survey:
 
     def choose(self) -> None:
         """Decide beforehand what a quota leaves, where one is set. Raises FuseBlown."""
-        self._refuse_wrong_destination()
+        settings = self.settings
+        if not settings.gate.collect_absent_trees:
+            refuse_wrong_destination(self.store, settings.selection, self.plan_page, self.holds)
         quota, share = self.settings.quota, self.settings.max_share
         if not quota.chooses and share is None:
             return
@@ -119,30 +118,6 @@ class Survey:
         self._chosen = choice.chosen() if quota.chooses else None
         planned = choice.seen if self._chosen is None else len(self._chosen)
         check_fuse(planned, sum(self.store.counts().values()), share)
-
-    def _refuse_wrong_destination(self) -> None:
-        """Raise FuseBlown where most trees are empty in which the database names files."""
-        if self.settings.gate.collect_absent_trees:
-            return
-        named = {kind: self._with_witness(kind) for kind in (Kind.LOGGED_MODEL, Kind.RUN)}
-        if sum(map(len, named.values())) < FEWEST:
-            return
-        share, holds = Share(), self.holds()
-        for kind, ids in named.items():
-            wanted = Wanted(ids=tuple(ids), workspaces=self._workspaces)
-            for page in self.store.candidates(kind, wanted, PAGE) if ids else ():
-                for decision in self._planned_apart(page, holds).collect:
-                    share.add(decision)
-        self._leaving.clear()
-        share.check()
-
-    def _with_witness(self, kind: Kind) -> list[str]:
-        """Soft-deleted entities of a kind in which the database names files, some of those selected."""
-        selection = self.settings.selection
-        ids = selection.runs if kind is Kind.RUN else selection.logged_models
-        if ids is None and selection.is_narrowed:
-            return []
-        return self.store.deleted_with_witness(kind, SAMPLE, ids)
 
     def _unlimited(self) -> Iterator[Plan]:
         holds = self.holds()

@@ -316,12 +316,10 @@ class TrackingStore:
         with self.reading() as conn:
             return witnesses.of_entities(conn, self.schema, kind, ids)
 
-    def deleted_with_witness(
-        self, kind: Kind, limit: int, ids: Sequence[str] | None = None
-    ) -> list[str]:
-        """Some soft-deleted entities of a kind, among `ids` where given, of which something says so."""
+    def with_witness(self, kind: Kind, limit: int, wanted: Wanted) -> list[str]:
+        """Some entities that may be collected of which something says that they have files."""
         with self.reading() as conn:
-            return witnesses.deleted(conn, self.schema, kind, limit, ids)
+            return witnesses.first(conn, self.schema, kind, limit, wanted)
 
     def newest_trees(self, experiment: str, limit: int) -> list[str]:
         """The newest artifact URIs in an experiment, at most `limit` of each kind."""

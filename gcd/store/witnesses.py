@@ -15,7 +15,8 @@ from sqlalchemy.engine import Connection
 from gcd.model import Kind
 from gcd.planning.emptiness import Witness
 from gcd.planning.guard import in_workspace
-from gcd.store.read import TRACE_PLACES, native
+from gcd.store.read import TRACE_PLACES, Wanted, conditions
+from gcd.store.references import ENTITY_TABLES
 from gcd.store.schema import Schema, is_deleted, workspace_of
 from gcd.store.tables import journal
 
@@ -25,6 +26,7 @@ NOTHING = ("", "[]")
 READY, UPLOAD_FAILED = 2, 3
 """`LoggedModelStatus`."""
 SPANS_AT = "mlflow.trace.spansLocation"
+IN_FILES = ("ARTIFACT_REPO", "ARCHIVE_REPO")
 FINISHED = ("OK", "ERROR")
 """Before a trace is finished its client has uploaded nothing."""
 
@@ -99,7 +101,7 @@ def traces(conn: Connection, schema: Schema, ids: Sequence[str]) -> dict[str, Wi
     result = {each: Witness("its spans are in no row") for each in inside}
     for each, named in found.items():
         where = named.get(SPANS_AT)
-        if where in ("ARTIFACT_REPO", "ARCHIVE_REPO"):
+        if where in IN_FILES:
             result[each] = Witness(f"its tag {SPANS_AT}", is_of_archive=where == "ARCHIVE_REPO")
     return result
 
@@ -123,32 +125,52 @@ def spans_in_files(conn: Connection, schema: Schema, ids: Sequence[str]) -> set[
 # -- which are there ------------------------------------------------------------------------------
 
 
-def deleted(
-    conn: Connection, schema: Schema, kind: Kind, limit: int, ids: Sequence[str] | None = None
-) -> list[str]:
-    """The first soft-deleted runs or logged models by id that have a witness, among `ids` where given.
-
-    MLflow makes these ids at random, hence the first are as good as any others.
-    """
+def first(conn: Connection, schema: Schema, kind: Kind, limit: int, wanted: Wanted) -> list[str]:
+    """The first entities by id that have a witness: soft-deleted, or members of deleted experiments."""
     if not schema.has_kind(kind):
         return []
+    key, table = schema.key(kind), schema.table(ENTITY_TABLES[kind])
+    experiments = schema.table("experiments")
+    rows = table.join(experiments, experiments.c.experiment_id == table.c.experiment_id)
+    named, source = named_of(schema, kind)
+    if source is not None:
+        rows = rows.join(source[0], source[1])
+    query = sa.select(key).select_from(rows).where(*named, *conditions(schema, kind, wanted))
+    if wanted.is_member:
+        query = query.where(is_deleted(experiments))
+    if wanted.ids is not None:
+        query = query.where(key.in_(wanted.ids))
+    return [
+        str(each) for each in conn.execute(query.distinct().order_by(key).limit(limit)).scalars()
+    ]
+
+
+def named_of(
+    schema: Schema, kind: Kind
+) -> tuple[
+    tuple[sa.ColumnElement[bool], ...], tuple[sa.TableClause, sa.ColumnElement[bool]] | None
+]:
+    """The conditions for a witness of a kind, and the table of tags that they are on."""
     key = schema.key(kind)
-    if kind is Kind.RUN:
-        runs, tags = schema.table("runs"), schema.table("tags")
-        if not schema.has("tags", "key", "value", "run_uuid"):
-            return []
-        query = (
-            sa.select(key)
-            .select_from(runs.join(tags, tags.c.run_uuid == key))
-            .where(is_deleted(runs), *says(tags))
-            .distinct()
-        )
-    else:
-        table = schema.table("logged_models")
-        query = sa.select(key).where(is_deleted(table), *uploaded(schema))
-    if ids is not None:
-        query = query.where(key.in_(native(kind, ids)))
-    return [str(each) for each in conn.execute(query.order_by(key).limit(limit)).scalars()]
+    if kind is Kind.RUN and schema.has("tags", "key", "value", "run_uuid"):
+        tags = schema.table("tags")
+        return says(tags), (tags, tags.c.run_uuid == key)
+    if kind is Kind.LOGGED_MODEL:
+        return uploaded(schema), None
+    if kind is Kind.TRACE and schema.has("trace_tags", "request_id", "key", "value"):
+        tags = schema.table("trace_tags")
+        in_files = sa.and_(tags.c.key == SPANS_AT, tags.c.value.in_(IN_FILES))
+        return (sa.or_(in_files, is_old(schema, tags)),), (tags, tags.c.request_id == key)
+    return (sa.false(),), None
+
+
+def is_old(schema: Schema, tags: sa.TableClause) -> sa.ColumnElement[bool]:
+    """A trace of which no row has spans, for it was before MLflow had any."""
+    if not schema.has("spans", "trace_id"):
+        return tags.c.key == TRACE_PLACES[0]
+    spans = schema.table("spans")
+    any_span = sa.exists().where(spans.c.trace_id == tags.c.request_id)
+    return sa.and_(tags.c.key == TRACE_PLACES[0], ~any_span)
 
 
 def newest_trees(conn: Connection, schema: Schema, experiment: str, limit: int) -> Iterator[str]:

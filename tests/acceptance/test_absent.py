@@ -297,6 +297,30 @@ def test_a_destination_in_which_most_files_are_missing_stops_the_cycle(
     assert store.runs() == set()
 
 
+@pytest.mark.parametrize("kind", ["trace", "model"])
+def test_what_goes_with_an_experiment_counts_too(store: RealStore, kind: str) -> None:
+    experiment = store.numbered("e")
+    if kind == "trace":
+        for _ in range(10):
+            filed_trace(store, experiment)
+    else:
+        run = store.run(experiment, files={})
+        models = [store.logged_model(run, f"m{n}") for n in range(10)]
+        shutil.rmtree(store.root / experiment / "models")
+        assert len(models) == 10
+    tree = store.root / experiment / "traces" / "tr-0" / "artifacts"
+    tree.mkdir(parents=True)
+    store.run(experiment)
+    store.delete(experiment)
+    done = gcd("gc", *ALL, uri=store.uri)
+    assert done.returncode == 13, shown(done)
+    named = gcd("gc", *ALL, "--experiment-ids", experiment, uri=store.uri)
+    assert named.returncode == 13, shown(named)
+    assert experiment in store.experiments()
+    collect(store.uri, "--absent-trees", "collect")
+    assert experiment not in store.experiments()
+
+
 def test_few_missing_trees_do_not_stop_the_cycle(store: RealStore) -> None:
     old, new, destination = moved(store, 5, 5)
     done = report(store.uri, "--artifacts-destination", destination)
