@@ -23,7 +23,7 @@ from gcd.survey import Survey
 from gcd.sweep import sweep as sweep_trees
 
 SWEEP_PAGE = 500
-"""Entries swept after one reading of the holds."""
+"""Entries swept after one reading of the holds; new model versions are asked for before each."""
 SETTLED = 500
 """Outcomes settled in one transaction."""
 
@@ -94,6 +94,7 @@ class Backlog:
             self.observer.moves()
             if not self.lease.is_fresh():
                 raise TransientArtifactError("the lease could not be renewed in time")
+            self.survey.watch.refreshed()  # which `holds` looks into too
             return check.why_not(entry) or self._held(entry, holds)
 
         swept = sweep_trees(

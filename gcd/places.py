@@ -26,8 +26,9 @@ from gcd.planning.guard import (
     parse_place,
     place_uri,
 )
-from gcd.planning.names import has_mlflow_id, is_plain, readings
+from gcd.planning.names import is_plain, readings
 from gcd.planning.policy import Keep
+from gcd.planning.registered import Meanings
 from gcd.store.tracking import TrackingStore
 
 NAMED_TREES = 5000
@@ -72,10 +73,22 @@ class Places:
         for hold in holds:
             for place in self.meanings(hold.uri):
                 yield hold, place
-                # A version's source mostly has the id of what it needs, under whatever name.
-                is_known = hold.reason is KeepReason.REGISTERED and has_mlflow_id(hold.uri or "")
-                for name in other_names(place) if place and not is_known else ():
+                for name in other_names(place) if place else ():
                     yield hold, name
+
+    def reader(self) -> Meanings:
+        """Tells what the URIs of model versions may mean at this moment.
+
+        One that has the id of what it needs is found by that, under whatever name.
+        """
+        other_names = self.naming()
+
+        def meanings(uri: str, is_nameless: bool) -> Iterator[Place | Way | None]:
+            for place in self.meanings(uri):
+                yield place
+                yield from other_names(place) if place and is_nameless else ()
+
+        return meanings
 
     def naming(self) -> Naming:
         """Tells what else true places are called at this moment, where that may be anything."""

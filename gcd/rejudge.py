@@ -51,7 +51,7 @@ def held_now(
     """What a tag, an operator or a model version holds."""
     places: Places = survey.places
     found = places.placed(survey.store.entity_holds(conn, ids))
-    index = HoldIndex.build(found, survey.now)
+    index = HoldIndex.build(found, survey.now, (survey.watch.refreshed(),))
     other_names = places.naming()
     kept: dict[str, Keep] = {}
     for entity in ids:

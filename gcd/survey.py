@@ -6,7 +6,7 @@ It must never write, anywhere: `gcd plan`, a dry run and a cycle all decide by i
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -27,6 +27,7 @@ from gcd.planning.quota import Choice, Key, Quota, check_fuse, within
 from gcd.sampling import refuse_wrong_destination
 from gcd.store.read import Wanted
 from gcd.store.tracking import TrackingStore
+from gcd.watch import Watch
 
 PAGE = 1000
 """Candidates planned at a time: bounds memory."""
@@ -89,6 +90,7 @@ class Survey:
         self.settings = settings
         self.places = Places(store, registry, settings.scope, now)
         self.evidence = Evidence(self.places, settings.gate, settings.hands)
+        self.watch = Watch(store.news(), self.places.reader)
         self._chosen: set[Key] | None = None
         self._leaving: set[str] = set()
         """Logged models that this plan collects together with the runs that made them."""
@@ -209,7 +211,7 @@ class Survey:
                     part = decision.candidate
                     kept.setdefault(part.experiment_id, because(part, decision.keep[0]))
                 yield plan
-        full = self.store.with_contents(group, held_models(holds))
+        full = self.store.with_contents(group, lambda model: holds.on(model) is not None)
         yield self._with_members(self.plan_page(full, holds).without(kept), holds)
 
     def _with_members(self, plan: Plan, holds: HoldIndex) -> Plan:
@@ -236,7 +238,8 @@ class Survey:
 
     def holds(self) -> HoldIndex:
         """Everything that may keep an entity or a tree, read now."""
-        return HoldIndex.build(self.places.placed(self.store.holds()), self.now)
+        found = self.places.placed(self.store.holds())
+        return HoldIndex.build(found, self.now, (self.watch.refreshed(),))
 
     def notes(self) -> tuple[str, ...]:
         """What people should know of the store and of the roots that were looked at."""
@@ -335,8 +338,3 @@ def because(part: Candidate, keep: Keep) -> Keep:
     reason = keep.reason if keep.reason in TELLING else KeepReason.HAS_LIVE_CHILDREN
     what = f"the {part.kind.replace('_', ' ')} {part.id} in it is kept, {keep.reason}"
     return Keep(reason, f"{what}: {keep.detail}")
-
-
-def held_models(holds: HoldIndex) -> Iterable[str]:
-    """The ids of logged models among those that something holds."""
-    return (entity for entity in holds.ids() if entity.startswith("m-"))

@@ -15,7 +15,14 @@ from functools import partial
 from itertools import islice
 from threading import Lock
 
-from gcd.artifacts.base import ArtifactStore, BulkArtifactStore, Deleted, Deletion, Order
+from gcd.artifacts.base import (
+    ArtifactStore,
+    AskingArtifactStore,
+    BulkArtifactStore,
+    Deleted,
+    Deletion,
+    Order,
+)
 from gcd.errors import (
     GcdError,
     LockedArtifactError,
@@ -124,6 +131,8 @@ class _Sweep:
             return Outcome(entry, Result.SWEPT)
         try:
             return self._delete(entry, entry.target)
+        except _Forbidden as forbidden:
+            return self._not_permitted(entry, forbidden)
         except Exception as error:  # a hand outlives whatever a store or the veto raises
             return _failed(entry, error, self.now)
 
@@ -200,15 +209,19 @@ class _Sweep:
     def _outcome_of(self, entry: Entry, deletion: Deletion) -> Outcome:
         root, result = deletion.order.root.place, deletion.result
         match result:
-            case _Forbidden(why=Exception() as error):
-                return _failed(entry, error, self.now)
-            case _Forbidden(why=because):
-                return Outcome(entry, Result.PARKED, error=_sentence(str(because)))
+            case _Forbidden():
+                return self._not_permitted(entry, result)
             case Exception():
                 self._note(root, result)
                 return _failed(entry, result, self.now)
         self._note(root, None)
         return Outcome(entry, Result.SWEPT, usage=result.usage, changed_at=result.changed_at)
+
+    def _not_permitted(self, entry: Entry, forbidden: _Forbidden) -> Outcome:
+        """The outcome of an entry that the veto spoke against, or of which it could not be asked."""
+        if isinstance(forbidden.why, Exception):
+            return _failed(entry, forbidden.why, self.now)
+        return Outcome(entry, Result.PARKED, error=_sentence(forbidden.why))
 
     def _open_root(self, target: Target) -> Root:
         """The tree's storage root. Raises if it is not known, or fails all the time."""
@@ -223,22 +236,24 @@ class _Sweep:
     def _delete(self, entry: Entry, target: Target) -> Outcome:
         root = self._open_root(target)
         store = self._store(target.place.scheme)
-        if because := self.veto(entry):
-            return Outcome(entry, Result.PARKED, error=_sentence(because))
+        order = Order(target, root, partial(self._permit, entry))
         if entry.kind is Kind.EXPERIMENT:
+            order.permit()
             store.prune(target)
             return Outcome(entry, Result.SWEPT)
-        deleted = self._counted(store, target, root)
+        deleted = self._counted(store, order)
         return Outcome(entry, Result.SWEPT, usage=deleted.usage, changed_at=deleted.changed_at)
 
-    def _counted(self, store: ArtifactStore, target: Target, root: Root) -> Deleted:
+    def _counted(self, store: ArtifactStore, order: Order) -> Deleted:
         """Delete, and count what fails in a row for a reason that may be the root's own."""
         try:
-            deleted = store.delete(target, root)
-        except Exception as error:
-            self._note(target.root, error)
+            deleted = _permitted(store, order)
+        except _Forbidden:
             raise
-        self._note(target.root, None)
+        except Exception as error:
+            self._note(order.target.root, error)
+            raise
+        self._note(order.target.root, None)
         return deleted
 
     def _note(self, root: Place, error: Exception | None) -> None:
@@ -271,6 +286,14 @@ class _Sweep:
             except Exception as error:  # as in outcome()
                 failed[scheme] = _told(error)
         return [_unless_flush_failed(outcome, failed) for outcome in outcomes]
+
+
+def _permitted(store: ArtifactStore, order: Order) -> Deleted:
+    """Delete one tree, the permit asked as late as the store lets it be."""
+    if isinstance(store, AskingArtifactStore):
+        return store.delete_order(order)
+    order.permit()
+    return store.delete(order.target, order.root)
 
 
 def _unless_flush_failed(outcome: Outcome, failed: Mapping[str, str]) -> Outcome:

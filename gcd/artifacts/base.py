@@ -18,7 +18,8 @@ is imported when the first URI of its scheme is met. Register it by entry point 
   `UnsafeTarget` for what must never be touched.
 * Methods are called from several threads at once.
 * A store that can delete the objects of many trees with one request has `delete_many` too
-  (`BulkArtifactStore`); one that knows more about its places than a probe tells has `inspect`
+  (`BulkArtifactStore`); one that waits before it deletes has `delete_order` (`AskingArtifactStore`);
+  one that knows more about its places than a probe tells has `inspect`
   (`InspectableArtifactStore`); one that need not measure a tree to see that it is not empty has
   `has_files` (`SearchableArtifactStore`); one of real folders has `way_end`
   (`FolderedArtifactStore`); one in which a tree may have several names has `other_names`
@@ -128,6 +129,17 @@ class Deletion(NamedTuple):
 
     order: Order
     result: Deleted | Exception
+
+
+@runtime_checkable
+class AskingArtifactStore(ArtifactStore, Protocol):
+    """A store that has much to do before it removes anything, and may have to wait for its turn."""
+
+    def delete_order(self, order: Order) -> Deleted:
+        """Do as `delete`; the permit is asked immediately before the first removal.
+
+        What the permit raises is passed on, and nothing was removed then.
+        """
 
 
 @runtime_checkable

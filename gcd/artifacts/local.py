@@ -16,7 +16,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from gcd.artifacts import permission, walk
-from gcd.artifacts.base import Deleted, WayEnd
+from gcd.artifacts.base import Deleted, Order, WayEnd
 from gcd.artifacts.other_names import OtherNames
 from gcd.artifacts.walk import shown
 from gcd.errors import (
@@ -144,6 +144,11 @@ class LocalArtifactStore:
         Everything is reached from one descriptor of the root, whose identity was checked: a disk
         that is unmounted or swapped meanwhile changes nothing about what is deleted.
         """
+        return self.delete_order(Order(target, root, lambda: None))
+
+    def delete_order(self, order: Order) -> Deleted:
+        """Do as `delete`; ask the permit when the tree is reached."""
+        target, root = order.target, order.root
         *holder, name = _components(target)
         if root.place != target.root:
             raise UnsafeTarget(f"{shown(target.place.path)} is not below {shown(root.place.path)}")
@@ -154,6 +159,7 @@ class LocalArtifactStore:
                 _refuse_other_root(mounts, fd, root)
                 _refuse_mounts(mounts, fd, (*holder, name))
                 with walk.way(fd, holder) as folders:
+                    order.permit()
                     return _remove(folders, holder, name)
         except FileNotFoundError as error:
             raise _absent(target.root) from error

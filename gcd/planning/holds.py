@@ -6,18 +6,36 @@ It must never forget a hold that it could not place: its text still holds every 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from datetime import datetime
-from itertools import chain
+from typing import Protocol
 
 from gcd.model import Candidate, Hold, Kind, Place, Reach, Way
 from gcd.planning.names import ids_in, key, names_in
 
 
+class Holding(Protocol):
+    """Something that holds entities and trees, whatever it knows them by."""
+
+    def on(self, entity_id: str) -> Hold | None:
+        """What holds an entity by its id."""
+
+    def over(self, place: Place) -> Hold | None:
+        """What holds a tree."""
+
+    def along(self, way: Way) -> Hold | None:
+        """What holds a tree by the folders on its way."""
+
+    @property
+    def has_other_names(self) -> bool:
+        """Whether anything is known by more than its path."""
+
+
 class HoldIndex:
     """Built in one streamed pass; asked once for each candidate, in time that hardly grows."""
 
-    def __init__(self) -> None:
+    def __init__(self, others: Sequence[Holding] = ()) -> None:
+        self._others = tuple(others)
         self._entities: dict[str, Hold] = {}
         self._named: dict[str, Hold] = {}
         """By an id that is in the text of a URI, as it is written and in small letters."""
@@ -30,9 +48,17 @@ class HoldIndex:
         """By the inode of each folder that is held, or in which something is that is."""
 
     @classmethod
-    def build(cls, holds: Iterable[tuple[Hold, Place | Way | None]], now: datetime) -> HoldIndex:
-        """An index of the holds in force at `now`, each with a place that its URI may mean."""
-        index = cls()
+    def build(
+        cls,
+        holds: Iterable[tuple[Hold, Place | Way | None]],
+        now: datetime,
+        others: Sequence[Holding] = (),
+    ) -> HoldIndex:
+        """An index of the holds in force at `now`, each with a place that its URI may mean.
+
+        What `others` hold is held too, and told first.
+        """
+        index = cls(others)
         for hold, place in holds:
             if hold.until is not None and hold.until <= now:
                 continue
@@ -63,15 +89,13 @@ class HoldIndex:
 
     def on(self, entity_id: str) -> Hold | None:
         """What holds an entity by its id."""
+        held = (other.on(entity_id) for other in self._others)
         return (
-            self._entities.get(entity_id)
+            next(filter(None, held), None)
+            or self._entities.get(entity_id)
             or self._named.get(entity_id)
             or self._named.get(entity_id.casefold())
         )
-
-    def ids(self) -> Iterator[str]:
-        """Every id that something holds, in whatever form it was written."""
-        return chain(self._entities, self._named)
 
     def on_candidate(self, candidate: Candidate) -> Hold | None:
         """What holds a candidate by its id, or by its experiment's."""
@@ -82,6 +106,10 @@ class HoldIndex:
 
     def over(self, place: Place) -> Hold | None:
         """What holds a tree: something that equals it, contains it or lies inside it."""
+        held = next(filter(None, (other.over(place) for other in self._others)), None)
+        return held or self._over(place)
+
+    def _over(self, place: Place) -> Hold | None:
         tree = key(place)
         at = bisect_left(self._sorted, tree)
         if at < len(self._sorted) and self._sorted[at].startswith(tree):
@@ -98,12 +126,17 @@ class HoldIndex:
     @property
     def has_other_names(self) -> bool:
         """Whether anything is known by more than its path: else no tree need be."""
-        return bool(self._on_way)
+        return bool(self._on_way) or any(other.has_other_names for other in self._others)
 
     def over_any(self, names: Iterable[Place | Way]) -> Hold | None:
         """What holds a tree by one of its other names."""
-        found = (self._along(name) if isinstance(name, Way) else self.over(name) for name in names)
+        found = (self.along(name) if isinstance(name, Way) else self.over(name) for name in names)
         return next(filter(None, found), None)
+
+    def along(self, way: Way) -> Hold | None:
+        """What holds a tree by the folders on its way."""
+        held = next(filter(None, (other.along(way) for other in self._others)), None)
+        return held or self._along(way)
 
     def _along(self, way: Way) -> Hold | None:
         if way.is_whole and way.nodes[-1] in self._on_way:

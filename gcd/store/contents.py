@@ -5,7 +5,7 @@ It must never count an experiment as empty because a table of it could not be re
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -14,18 +14,21 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from gcd.model import Candidate, Contents, Kind
-from gcd.store.eraser import slices
 from gcd.store.read import native, usable
 from gcd.store.schema import Schema, is_live
+from gcd.store.streaming import stream
 
 
 def with_contents(
-    conn: Connection, schema: Schema, found: Sequence[Candidate], claimed: Iterable[str]
+    conn: Connection,
+    schema: Schema,
+    found: Sequence[Candidate],
+    is_held: Callable[[str], bool],
 ) -> list[Candidate]:
     """Experiments with what is in them.
 
-    `claimed` are ids that something holds, model versions for the most part: a logged model among
-    them keeps its experiment. An experiment's age is that of its newest part: MLflow accepts traces
+    `is_held` tells whether something holds an id, model versions for the most part: a logged model
+    that is held keeps its experiment. An experiment's age is that of its newest part: MLflow accepts traces
     into a deleted one.
     """
     numbers = native(Kind.EXPERIMENT, [each.id for each in found])
@@ -33,7 +36,7 @@ def with_contents(
         return []
     newest = newest_parts(conn, schema, numbers)
     live = live_runs(conn, schema, numbers)
-    models = live_models(conn, schema, numbers, claimed)
+    models = live_models(conn, schema, numbers, is_held)
     guards = guarding_scorers(conn, schema, numbers)
     result = []
     for each, number in zip(found, numbers, strict=True):
@@ -81,9 +84,9 @@ def live_runs(conn: Connection, schema: Schema, numbers: Sequence[int]) -> dict[
 
 
 def live_models(
-    conn: Connection, schema: Schema, numbers: Sequence[int], claimed: Iterable[str]
+    conn: Connection, schema: Schema, numbers: Sequence[int], is_held: Callable[[str], bool]
 ) -> dict[int, str]:
-    """Experiment to a logged model in it that a live run elsewhere uses, or that is claimed."""
+    """Experiment to a logged model in it that a live run elsewhere uses, or that is held."""
     if not schema.has("logged_models", "experiment_id", "lifecycle_stage"):
         return {}
     models = schema.table("logged_models")
@@ -93,9 +96,7 @@ def live_models(
     found: dict[int, str] = {}
     for query in used_models(schema, mine):
         found.update({number: model for number, model in conn.execute(query)})
-    for part in slices(claimed):
-        query = mine.where(models.c.model_id.in_(part))
-        found.update({number: model for number, model in conn.execute(query)})
+    found.update({number: model for number, model in stream(conn, mine) if is_held(model)})
     return found
 
 

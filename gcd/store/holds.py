@@ -1,4 +1,4 @@
-"""Every SELECT for what keeps an entity or a tree: model versions, tags, operators' holds, other trees.
+"""Every SELECT for what keeps an entity or a tree: operators' holds and other trees.
 
 It must never write, and never hold all of them in memory.
 """
@@ -16,43 +16,19 @@ from gcd.durations import from_millis
 from gcd.model import Hold, KeepReason, Kind, Reach
 from gcd.planning.guard import in_workspace
 from gcd.store import tables
-from gcd.store.exact import Exact
 from gcd.store.schema import Schema, is_live, workspace_of
 from gcd.store.streaming import stream
 from gcd.store.tag_holds import entity_key, tag_holds
+from gcd.store.versions import texts_naming
 
 
 def all_holds(conn: Connection, schema: Schema, *, has_own_tables: bool) -> Iterator[Hold]:
-    """Everything that may keep an entity or a tree, in one stream."""
-    yield from version_holds(conn, schema)
+    """Everything that may keep an entity or a tree, but for model versions, in one stream."""
     yield from tag_holds(conn, schema)
     if has_own_tables:
         yield from operator_holds(conn)
     yield from experiment_places(conn, schema)
     yield from odd_trees(conn, schema)
-
-
-def version_holds(conn: Connection, schema: Schema) -> Iterator[Hold]:
-    """What the model versions of this database refer to; `Deleted_Internal` ones hold nothing."""
-    if not schema.has("model_versions", "source", "run_id", "current_stage"):
-        return
-    versions = schema.table("model_versions")
-    has_place = schema.has("model_versions", "storage_location")
-    place = versions.c.storage_location if has_place else sa.null()
-    query = sa.select(
-        versions.c.name, versions.c.version, versions.c.run_id, versions.c.source, place
-    ).where(
-        sa.or_(
-            versions.c.current_stage.is_(None),
-            Exact(versions.c.current_stage) != "Deleted_Internal",
-        )
-    )
-    for name, version, run, *uris in stream(conn, query):
-        because = f"version {version} of {name}"
-        if run:
-            yield Hold(KeepReason.REGISTERED, because, entity_id=run)
-        for uri in filter(None, uris):
-            yield Hold(KeepReason.REGISTERED, because, uri=uri)
 
 
 def operator_holds(conn: Connection, ids: Sequence[str] | None = None) -> Iterator[Hold]:
@@ -194,6 +170,6 @@ def models_in_use(conn: Connection, schema: Schema, ids: Sequence[str]) -> set[s
         )
         used.update(conn.execute(measured.distinct()).scalars())
     wanted = set(ids)
-    for hold in version_holds(conn, schema):
-        used.update(wanted.intersection(re.split(r"[/:@]", hold.uri or "")))
+    for uri in texts_naming(conn, schema, ids):
+        used.update(wanted.intersection(re.split(r"[/:@]", uri)))
     return used

@@ -5,21 +5,18 @@ It must never write there, nor count what it cannot read as holding nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
 from gcd.errors import StoreRefused
-from gcd.model import Hold
 from gcd.store import search_path, visibility
 from gcd.store.catalogue import Catalogue, family
 from gcd.store.connection import open_engine, reading
-from gcd.store.holds import version_holds
+from gcd.store.direct import Direct
 from gcd.store.schema import Schema
-
-VERSIONS = "model_versions"
+from gcd.store.versions import MODELS, VERSIONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +25,11 @@ class Registry:
 
     engine: Engine
     schema: Schema
-
-    def holds(self) -> Iterator[Hold]:
-        """What its model versions refer to. Raises StoreUnreachable: then nothing is purged."""
-        with reading(self.engine) as conn:
-            yield from version_holds(conn, self.schema)
+    direct: Direct
 
     def close(self) -> None:
         """Close every connection."""
+        self.direct.close()
         self.engine.dispose()
 
 
@@ -50,8 +44,14 @@ def open_registry(uri: str) -> Registry:
                 "the registry store is no model registry: it has no table model_versions",
                 hint="give the URI that the tracking server has as --registry-store-uri",
             )
-        names = [column["name"].lower() for column in inspector.get_columns(VERSIONS)]
-        table = sa.table(VERSIONS, *map(sa.column, names))
-        found = Catalogue(family(conn.dialect.name), place, {VERSIONS: table}, (), (), None)
+        present = filter(inspector.has_table, (VERSIONS, MODELS))
+        tables = {name: described(inspector, name) for name in present}
+        found = Catalogue(family(conn.dialect.name), place, tables, (), (), None)
         visibility.confirm_registry(conn, found)
-    return Registry(engine, Schema(found, ()))
+    return Registry(engine, Schema(found, ()), Direct(engine))
+
+
+def described(inspector: sa.Inspector, name: str) -> sa.TableClause:
+    """A table with the columns that it has here."""
+    columns = inspector.get_columns(name)
+    return sa.table(name, *(sa.column(column["name"].lower()) for column in columns))

@@ -50,9 +50,11 @@ from gcd.store import (
     witnesses,
 )
 from gcd.store import lease as leases
+from gcd.store.direct import Direct
 from gcd.store.eraser import Eraser, Export, slices
 from gcd.store.faults import StillReferenced, is_conflict, is_foreign_key, steadily
 from gcd.store.lease import Lease
+from gcd.store.news import News
 from gcd.store.presence import Evidence, Stamps
 from gcd.store.read import Wanted
 from gcd.store.references import ENTITY_TABLES
@@ -87,6 +89,7 @@ class TrackingStore:
         `harmless` names tables and triggers that gcd does not know and that are no reason to stop.
         """
         self.engine: Engine = connection.open_engine(uri, read_only=read_only)
+        self.direct = Direct(self.engine)
         self.harmless = harmless
         search_path.settle(self.engine)
         with connection.reading(self.engine) as conn:
@@ -101,6 +104,7 @@ class TrackingStore:
 
     def close(self) -> None:
         """Close every connection."""
+        self.direct.close()
         self.engine.dispose()
         if self.registry is not None:
             self.registry.close()
@@ -226,25 +230,29 @@ class TrackingStore:
             yield page
             after = page[-1].id
 
-    def with_contents(self, group: Sequence[Candidate], claimed: Iterable[str]) -> list[Candidate]:
+    def with_contents(
+        self, group: Sequence[Candidate], is_held: Callable[[str], bool]
+    ) -> list[Candidate]:
         """Deleted experiments with what is in them."""
         with self.reading() as conn:
-            return contents.with_contents(conn, self.schema, group, claimed)
+            return contents.with_contents(conn, self.schema, group, is_held)
 
     def holds(self) -> Iterator[Hold]:
-        """Everything that may keep an entity or a tree, streamed."""
+        """Everything that may keep an entity or a tree, but for model versions, streamed."""
         with self.reading() as conn:
             yield from holds.all_holds(conn, self.schema, has_own_tables=self.has_own_tables)
+
+    def news(self) -> tuple[News, ...]:
+        """The model versions, to be read once and then asked for what is new."""
+        databases = [(self.direct, self.schema)]
         if self.registry is not None:
-            yield from self.registry.holds()
+            databases.append((self.registry.direct, self.registry.schema))
+        return tuple(News(*each) for each in databases)
 
     def entity_holds(self, conn: Connection, ids: Sequence[str]) -> Iterator[Hold]:
-        """What holds these entities now, inside a purge transaction."""
-        yield from holds.version_holds(conn, self.schema)
+        """What users and operators hold of these entities now, inside a purge transaction."""
         yield from tag_holds(conn, self.schema, ids)
         yield from holds.operator_holds(conn, ids)
-        if self.registry is not None:
-            yield from self.registry.holds()
 
     def stages(self, kind: Kind, ids: Sequence[str]) -> dict[str, str | None]:
         """The stage of each of the entities that exist."""

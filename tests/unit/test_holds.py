@@ -203,19 +203,6 @@ def test_an_entity_is_held_by_its_id_alone() -> None:
     assert index.on("RUN") is None
 
 
-def test_every_id_that_is_held_is_told_as_it_was_written() -> None:
-    pairs = [
-        (hold(entity_id="run"), None),
-        (hold(entity_id="experiment/1"), None),
-        (hold(KeepReason.REGISTERED, uri=f"models:/{MODEL}"), None),
-        (hold(uri="/data/1/x"), place("/data/1/x")),
-        (hold(entity_id="ended", until=NOW), None),
-    ]
-    found = set(HoldIndex.build(pairs, NOW).ids())
-    assert found >= {"run", "experiment/1", MODEL}
-    assert not found & {"ended", "/data/1/x"}
-
-
 def test_an_experiment_holds_its_entities_and_no_run_of_the_same_name() -> None:
     index = HoldIndex.build([(hold(KeepReason.HELD, entity_id="experiment/1"), None)], NOW)
     assert index.on_candidate(candidate("run", "1")) is not None
