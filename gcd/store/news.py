@@ -35,10 +35,10 @@ GATES: Mapping[str, str] = {
     # Which transactions are visible: the same text, the same rows.
     "postgresql": "SELECT CAST(txid_current_snapshot() AS text)",
 }
-DEAR = 0.005
-"""Seconds that a look over all versions may take to be taken each time."""
+LARGE = 10_000
+"""Versions from which on not all of them are looked over each time: that takes 5 ms and more."""
 SHARE = 20
-"""A dear look is taken anew after this many times as long as it takes,"""
+"""They are looked over anew after this many times as long as it takes,"""
 MOST = 1.0
 """at the latest after this many seconds. New versions of a registered model are seen at once."""
 FEW = 200
@@ -84,8 +84,8 @@ class News:
         self.schema = schema
         self._gate: tuple[int, str] | None = None
         self._mark: Mark | None = None
-        self._tops: dict[tuple[Any, ...], int] = {}
-        """Registered model to its newest version."""
+        self._tops: dict[tuple[Any, ...], int] | None = None
+        """Registered model to its newest version, None where there are too many."""
         self._cost = 0.0
         self._looked_at = 0.0
         self._questions = Questions(direct.engine, schema) if refers(schema) else None
@@ -109,14 +109,16 @@ class News:
         self._cost = clock.monotonic() - began
         if mark is None or mark != self._mark:
             yield from self._since(self._questions, mark, old)
-        if mark is None:
-            self._cost = clock.monotonic() - began
         self._gate, self._mark, self._looked_at, self._tops = gate, mark, began, tops
 
     @property
     def _slack(self) -> float:
         """Seconds for which the last look over all versions is good enough."""
-        return min(MOST, SHARE * self._cost) if self._cost > DEAR else 0.0
+        return min(MOST, SHARE * self._cost) if self._is_large else 0.0
+
+    @property
+    def _is_large(self) -> bool:
+        return self._mark is not None and self._mark.all.rows > LARGE
 
     def _passed(self) -> tuple[int, str] | None:
         """What is the same as long as nothing is committed, where the database has such a thing."""
@@ -128,18 +130,20 @@ class News:
 
     # -- dear databases: registered model by registered model -------------------------------------
 
-    def _newest_of_each(self, questions: Questions) -> dict[tuple[Any, ...], int]:
+    def _newest_of_each(self, questions: Questions) -> dict[tuple[Any, ...], int] | None:
         """The newest version of each registered model, where there are not too many."""
-        is_wanted = self._mark is None or self._cost > DEAR
-        rows = self.direct.rows(questions.tops) if is_wanted and questions.tops else []
-        return {tuple(model): number(top) for *model, top in rows} if len(rows) <= FEW else {}
+        is_wanted = self._mark is None or self._is_large
+        if not (is_wanted and questions.tops):
+            return None
+        rows = self.direct.rows(questions.tops)
+        return {tuple(model): number(top) for *model, top in rows} if len(rows) <= FEW else None
 
     def _of_known_models(self, questions: Questions) -> Iterator[Version]:
         """What MLflow registered meanwhile: it numbers the versions of a registered model."""
-        if not self._tops:
+        if self._tops is None:
             return
         tops = self._newest_of_each(questions)
-        for model, top in tops.items():
+        for model, top in (tops or {}).items():
             known = self._tops.get(model, 0)
             if top != known:
                 after = known if top > known else 0
