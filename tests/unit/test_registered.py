@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gcd.errors import GcdError
 from gcd.model import Candidate, Hold, KeepReason, Kind, Place
 from gcd.planning import ledger
 from gcd.planning.guard import Scope, parse_place
 from gcd.planning.holds import HoldIndex
 from gcd.planning.ledger import Ledger
+from gcd.planning.names import is_plain, readings
 from gcd.planning.registered import Version, VersionIndex
 from tests.strategies import NOW
 
@@ -26,21 +26,17 @@ MODEL = "m-" + "b" * 32
 TREE = f"file:///data/1/{RUN}/artifacts"
 
 
-def place_of(uri: str) -> Place | None:
-    try:
-        return parse_place(uri, NOWHERE)
-    except GcdError:
-        return None
+def meanings(uri: str) -> list[Place | None]:
+    found: list[Place | None] = list(readings(uri, NOWHERE))
+    return found if found and is_plain(uri) else [*found, None]
 
 
 def known(uri: str) -> Place:
-    found = place_of(uri)
-    assert found is not None
-    return found
+    return parse_place(uri, NOWHERE)
 
 
 def index(*versions: Version) -> VersionIndex:
-    found = VersionIndex(place_of)
+    found = VersionIndex(meanings)
     for version in versions:
         found.add(version)
     return found
@@ -164,7 +160,8 @@ def test_all_is_held_that_looking_at_every_version_would_hold(
             if version.run_id:
                 yield Hold(KeepReason.REGISTERED, "", entity_id=version.run_id), None
             for uri in filter(None, version[3:]):
-                yield Hold(KeepReason.REGISTERED, "", uri=uri), place_of(uri)
+                for place in meanings(uri):
+                    yield Hold(KeepReason.REGISTERED, "", uri=uri), place
 
     plain = HoldIndex.build(holds(), NOW)
     entity, at = tree.split("/")[-2], known(tree)
@@ -179,7 +176,7 @@ def test_all_is_held_that_looking_at_every_version_would_hold(
 @pytest.mark.parametrize("form", ["s3://b/1/{}/artifacts/model", "s3://b/{}"])
 def test_many_versions_take_little_memory(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ledger, "HASHES", 4096)
-    found = VersionIndex(place_of)
+    found = VersionIndex(meanings)
     count = 40_000
     entities = [uuid.UUID(int=number).hex for number in range(count)]
     for number, entity in enumerate(entities):
