@@ -182,7 +182,10 @@ class VersionIndex:
         """The version that refers to an entity in whose tree, in MLflow's layout, this one lies."""
         for name in place.path.split("/"):
             entity = name.casefold()
-            if ENTITY.fullmatch(entity) and (version := self._entities.at(hash(entity))) is not None:
+            if (
+                ENTITY.fullmatch(entity)
+                and (version := self._entities.at(hash(entity))) is not None
+            ):
                 return self._hold(version)
         return None
 

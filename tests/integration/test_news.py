@@ -240,7 +240,7 @@ class Door:
 def test_who_asks_during_a_look_gets_one_that_began_after(is_failing: bool) -> None:
     slow = Slow()
     slow.is_failing = is_failing
-    watch = Watch([cast(News, slow)], lambda uri: ())
+    watch = Watch([cast(News, slow)], lambda: lambda uri, is_nameless: ())
     door = Door()
     watch._looking = door  # type: ignore[assignment]
     done: list[int] = []

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gcd.model import Candidate, Hold, KeepReason, Kind, Place
+from gcd.model import Candidate, Hold, KeepReason, Kind, Place, Way
 from gcd.planning import ledger
 from gcd.planning.guard import Scope, parse_place
 from gcd.planning.holds import HoldIndex
@@ -26,8 +26,10 @@ MODEL = "m-" + "b" * 32
 TREE = f"file:///data/1/{RUN}/artifacts"
 
 
-def meanings(uri: str) -> list[Place | None]:
-    found: list[Place | None] = list(readings(uri, NOWHERE))
+def meanings(uri: str, is_nameless: bool) -> list[Place | Way | None]:
+    found: list[Place | Way | None] = list(readings(uri, NOWHERE))
+    if uri == "/else/where" and is_nameless:
+        found += [Way(((1, 2), (1, 3), (1, 4)), is_whole=True)]
     return found if found and is_plain(uri) else [*found, None]
 
 
@@ -36,9 +38,9 @@ def known(uri: str) -> Place:
 
 
 def index(*versions: Version) -> VersionIndex:
-    found = VersionIndex(meanings)
+    found = VersionIndex()
     for version in versions:
-        found.add(version)
+        found.add(version, meanings)
     return found
 
 
@@ -136,6 +138,26 @@ def test_a_folder_that_is_named_like_an_id_does_not_hold_what_is_below_it() -> N
     assert found.over(known(f"s3://bucket/{folder}/1/{OTHER}/artifacts")) is None
 
 
+@pytest.mark.parametrize(
+    ("nodes", "is_whole", "expected"),
+    [
+        ([(1, 2), (1, 3)], True, True),
+        ([(1, 2), (1, 3)], False, False),
+        ([(1, 2), (1, 3), (1, 4)], True, True),
+        ([(8, 8), (1, 4), (1, 9)], True, True),
+        ([(8, 8), (1, 4), (1, 9)], False, True),
+        ([(8, 8), (1, 3), (1, 9)], True, False),
+    ],
+)
+def test_a_tree_is_held_by_the_folders_on_its_way(
+    nodes: list[tuple[int, int]], is_whole: bool, expected: bool
+) -> None:
+    found = HoldIndex.build([], NOW, (index(of("/else/where")),))
+    assert found.has_other_names
+    assert (found.over_any([Way(tuple(nodes), is_whole)]) is not None) is expected
+    assert not index(of(TREE)).has_other_names
+
+
 ids = st.sampled_from([RUN, OTHER, "a" * 32, MODEL, "m-" + "c" * 32])
 parts = st.one_of(ids, st.sampled_from(["1", "models", "artifacts", "artifacts", "x", "..", ""]))
 paths = st.lists(parts, min_size=1, max_size=7).map("/".join)
@@ -160,7 +182,7 @@ def test_all_is_held_that_looking_at_every_version_would_hold(
             if version.run_id:
                 yield Hold(KeepReason.REGISTERED, "", entity_id=version.run_id), None
             for uri in filter(None, version[3:]):
-                for place in meanings(uri):
+                for place in meanings(uri, False):
                     yield Hold(KeepReason.REGISTERED, "", uri=uri), place
 
     plain = HoldIndex.build(holds(), NOW)
@@ -176,11 +198,13 @@ def test_all_is_held_that_looking_at_every_version_would_hold(
 @pytest.mark.parametrize("form", ["s3://b/1/{}/artifacts/model", "s3://b/{}"])
 def test_many_versions_take_little_memory(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ledger, "HASHES", 4096)
-    found = VersionIndex(meanings)
+    found = VersionIndex()
     count = 40_000
     entities = [uuid.UUID(int=number).hex for number in range(count)]
     for number, entity in enumerate(entities):
-        found.add(Version(f"model-{number % 50}", number, entity, form.format(entity), None))
+        found.add(
+            Version(f"model-{number % 50}", number, entity, form.format(entity), None), meanings
+        )
     assert size(found) < count * 250
     for number in range(0, count, 1999):
         hold = found.on(entities[number])
