@@ -90,9 +90,12 @@ def leaving(
 ) -> set[str]:
     """The experiments of these parts that would be collected."""
     ids = tuple({each.experiment_id for each in parts})
-    claimed = [each for each in holds.ids() if each.startswith("m-")]
+
+    def is_held(model: str) -> bool:
+        return holds.on(model) is not None
+
     return {
         decision.candidate.id
         for group in (store.candidates(Kind.EXPERIMENT, Wanted(ids=ids), SAMPLE) if ids else ())
-        for decision in plan_page(store.with_contents(group, claimed), holds).collect
+        for decision in plan_page(store.with_contents(group, is_held), holds).collect
     }
