@@ -72,6 +72,7 @@ class Backlog:
     def sweep(self) -> None:
         """Sweep all that is due now, page by page; the page in hand is finished on a stop."""
         with self.sweeping:
+            self.store.check_clock()  # on a jump ahead trees would be due before their time
             after = 0
             while page := self.store.due(self.store.now(), after=after, limit=SWEEP_PAGE):
                 self._sweep_page(page)

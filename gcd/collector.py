@@ -75,6 +75,8 @@ class Collector:
         self.number = self.store.begin_cycle(self.lease, self.survey.now)
         self.observer.began(self.number)
         try:
+            self.store.check_clock(self.survey.now)
+            self.store.note_clock(self.lease)
             self.survey.choose()
             with exporting(self.store, self.settings, self.number, self.survey.now):
                 self.backlog.finish()

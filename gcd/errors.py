@@ -19,7 +19,8 @@ It must never format a secret: whoever raises passes text that `gcd.logs.mask` h
     ├── FuseBlown                  13   the plan is larger than the operator allows
     ├── StoreRefused               14   not MLflow's, or not as gcd must find it
     │   ├── SchemaUnsupported           a reference or a trigger that gcd does not know
-    │   └── PrivilegeMissing            the role may not do what gcd has to do
+    │   ├── PrivilegeMissing            the role may not do what gcd has to do
+    │   └── ClockDoubtful               the clock that ages are told by has jumped
     └── Interrupted               130   a person or the system asked gcd to stop
 """
 
@@ -134,6 +135,10 @@ class SchemaUnsupported(StoreRefused):
 
 class PrivilegeMissing(StoreRefused):
     """The database role lacks a privilege; the hint is the GRANT."""
+
+
+class ClockDoubtful(StoreRefused):
+    """The database's clock has jumped since the last cycle: ages cannot be told by it."""
 
 
 class Interrupted(GcdError):

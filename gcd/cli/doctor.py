@@ -1,6 +1,6 @@
 """`gcd doctor`: looks everything over that a collection relies on, and names the mend.
 
-It must never change anything, but for a root that an operator accepts by name.
+It must never change anything, but for a root that an operator accepts by name, and the clock.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from gcd.cli.words import ALREADY_EMPTY, counted
 from gcd.errors import ArtifactError, BackendError, UsageError
 from gcd.logs import mask
 from gcd.model import Place
+from gcd.planning.clocks import moment
 from gcd.planning.gate import check_root
 from gcd.planning.guard import place_uri, written_place
 from gcd.store.checkup import Finding, Grade, examine
@@ -36,17 +37,23 @@ STYLES = {Grade.OK: "green", Grade.NOTE: "cyan", Grade.WARNING: "yellow", Grade.
 @click.command()
 @store_options
 @click.option("--accept-root", metavar="URI", help="Trust this storage root from now on.")
+@click.option("--accept-clock", is_flag=True, help="Take the database's clock as it is for right.")
 @click.option("--json", "as_json", is_flag=True, help="The findings as a JSON list.")
-def doctor(accept_root: str | None, as_json: bool, **options: Any) -> None:
+def doctor(accept_root: str | None, accept_clock: bool, as_json: bool, **options: Any) -> None:
     """Look over environment, database and storage roots; name what is wrong and what mends it.
 
     Exit code 0, or 1 if anything is found that stops a collection.
     """
-    with open_session(options, read_only=accept_root is None) as session:
+    is_reading = accept_root is None and not accept_clock
+    with open_session(options, read_only=is_reading) as session:
+        if accept_clock:
+            take_clock(session)
         if accept_root is not None:
             accept(session, accept_root)
+        if not is_reading:
             return
         findings = [*environment(session), *examine(session.store.engine, session.store.schema)]
+        findings += jumps(session)
         findings += roots(session)
     if as_json:
         click.echo(json.dumps([asdict(each) for each in findings]))
@@ -73,6 +80,20 @@ def environment(session: Session) -> Iterator[Finding]:
     yield Finding(Grade.OK, "store", session.uri)
     for problem in session.registry.problems:
         yield Finding(Grade.WARNING, "plug-ins", problem)
+
+
+def jumps(session: Session) -> Iterator[Finding]:
+    """Whether the database's clock has jumped since the last cycle."""
+    if doubt := session.store.clock_doubt():
+        hint = "set the clock right; if it is right as it is: gcd doctor --accept-clock"
+        yield Finding(Grade.FAILURE, "clock", doubt, hint)
+
+
+def take_clock(session: Session) -> None:
+    """Let cycles go on by the database's clock as it is, since a person has checked it."""
+    session.store.prepare()
+    at = session.store.accept_clock()
+    click.echo(f"the database's clock, which shows {moment(at)}, is trusted from now on")
 
 
 def roots(session: Session) -> Iterator[Finding]:

@@ -52,6 +52,8 @@ def run_plan(options: dict[str, Any], *, sizes: bool, as_json: bool) -> None:
             for _ in pages:
                 pass
             show_plan(console(), summary, session.settings.policy, session.uri, now)
+        if doubt := session.store.clock_doubt():
+            click.echo(f"warning: {doubt}: `gcd gc` would refuse to collect", err=True)
         missed = report_named(named, session.store.stages, collected="would be collected")
     raise SystemExit(PARTIAL if missed else 0)
 

@@ -39,16 +39,8 @@ def whoami() -> str:
     """This process, so that it can be told from every other one: host, boot, namespace, pid, start."""
     return (
         f"{socket.gethostname()[:60]} pid {os.getpid()} "
-        f"[{boot_id()} {pid_namespace()} {started_at(os.getpid()) or 0}]"
+        f"[{clock.boot_id()} {pid_namespace()} {started_at(os.getpid()) or 0}]"
     )
-
-
-def boot_id() -> str:
-    """The kernel's id of this boot; "-" where there is none, and then nobody is on the same boot."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return "-"
 
 
 def pid_namespace() -> str:
@@ -76,7 +68,11 @@ def is_dead(holder: str | None) -> bool:
     if found is None:
         return False
     host, pid, boot, namespace, start = found.groups()
-    is_here = (host, boot, namespace) == (socket.gethostname()[:60], boot_id(), pid_namespace())
+    is_here = (host, boot, namespace) == (
+        socket.gethostname()[:60],
+        clock.boot_id(),
+        pid_namespace(),
+    )
     if not is_here or "-" in (boot, namespace) or is_hidden(int(pid)):
         return False
     return started_at(int(pid)) != int(start)

@@ -35,6 +35,7 @@ from gcd.planning.entries import ids_of
 from gcd.planning.patterns import unmatched
 from gcd.planning.policy import Keep
 from gcd.store import (
+    clocks,
     connection,
     contents,
     holds,
@@ -124,6 +125,31 @@ class TrackingStore:
         """The database's time."""
         with self.reading() as conn:
             return journal.known(read.now_ms(conn))
+
+    def clock_doubt(self) -> str | None:
+        """Why the database's clock cannot be trusted, None if nothing speaks against it."""
+        if not self.has_own_tables:
+            return None
+        with self.reading() as conn:
+            return clocks.doubt(conn, self.schema)
+
+    def check_clock(self, planned_for: datetime | None = None) -> None:
+        """Raise ClockDoubtful where the database's clock has jumped since the last cycle."""
+        with self.reading() as conn:
+            clocks.refuse_doubtful(conn, self.schema, planned_for)
+
+    def note_clock(self, lease: Lease) -> None:
+        """Remember what the clocks show, once they were checked."""
+
+        def transaction(conn: Connection) -> None:
+            lease.confirm(conn)
+            clocks.remember(conn)
+
+        self.retried(transaction)
+
+    def accept_clock(self) -> datetime:
+        """Take the database's clock as it is for right, as a person says; what it shows."""
+        return self.retried(lambda conn: clocks.remember(conn, alone=True))
 
     # -- preparing to write ----------------------------------------------------------------------
 

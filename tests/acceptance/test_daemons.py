@@ -323,13 +323,14 @@ def live(store: RealStore, folder: Path, days: int, patch: pytest.MonkeyPatch) -
     store.run(experiment, metrics=1)
     runs = [store.run(experiment, metrics=1) for _ in range(days)]
     day = timedelta(0)
-    told = read.NOW["sqlite"]
+    told, running = read.NOW["sqlite"], clock.uptime
     worker = Worker(Pulse(), Metrics(), lambda: datetime.now(UTC) + day)
     sizes = []
     for number, run in enumerate(runs):
         day = timedelta(days=number)
         ahead = int(day.total_seconds() * 1000)
         patch.setitem(read.NOW, "sqlite", f"SELECT ({told}) + {ahead}")  # type: ignore[arg-type]
+        patch.setattr(clock, "uptime", lambda: running() + day.total_seconds())
         store.delete(run)
         following = duty.timetable.after(None, worker.now())
         assert following is not None

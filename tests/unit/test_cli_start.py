@@ -276,6 +276,7 @@ CODES = {
     "StoreRefused": 14,
     "SchemaUnsupported": 14,
     "PrivilegeMissing": 14,
+    "ClockDoubtful": 14,
     "Interrupted": 130,
 }
 
