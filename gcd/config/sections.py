@@ -317,8 +317,8 @@ class Daemon(BaseModel):
     sweep_delay: Duration = Field(
         default=timedelta(minutes=15),
         description="How long after their rows the files of what was purged go: a database that loses "
-        "its last commits in a crash has them still. The first entity of each storage root goes whole "
-        "at once.",
+        "its last commits in a crash, or is restored from a backup, has them still. Where nothing was "
+        "ever deleted below a storage root, 100 entities at most go first, and the others after them.",
     )
     max_share: float = Field(
         default=0.5,

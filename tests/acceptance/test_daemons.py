@@ -20,6 +20,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from gcd import clock
 from gcd.config import load_config
 from gcd.daemon.duties import duties
 from gcd.daemon.metrics import Metrics
@@ -330,7 +331,7 @@ def live(store: RealStore, folder: Path, days: int, patch: pytest.MonkeyPatch) -
         day = timedelta(days=number)
         ahead = int(day.total_seconds() * 1000)
         patch.setitem(read.NOW, "sqlite", f"SELECT ({told}) + {ahead}")  # type: ignore[arg-type]
-        patch.setattr(clock, "uptime", lambda: running() + day.total_seconds())
+        patch.setattr(clock, "uptime", lambda ms=ahead: running() + ms / 1000)
         store.delete(run)
         following = duty.timetable.after(None, worker.now())
         assert following is not None

@@ -398,3 +398,25 @@ def settled_before(store: RealStore) -> list[str]:
     """Entities whose trees are looked at once more a day later."""
     rows = store.database.rows("SELECT entity_id FROM alembic_gcd_journal WHERE looks = 1")
     return [str(row[0]) for row in rows]
+
+
+# -- rows that wait for a later transaction --------------------------------------------------------
+
+
+@pytest.mark.parametrize("rows_left", [1, 2])
+def test_rows_of_what_is_there_stay_whatever_the_journal_says(
+    forger: Forger, rows_left: int
+) -> None:
+    """A live entity's rows, under its own kind and others, in another case, and of no kind at all."""
+    store = forger.store
+    trace = store.trace(forger.experiment, forger.live, model=forger.model)
+    store.version("classifier", forger.tree, forger.live)
+    before = Snapshot.of(store.database, store.root)
+    ids = [forger.live, forger.model, trace, forger.experiment]
+    for entity in [*ids, *(each.upper() for each in ids), "", "x"]:
+        for kind in ("run", "logged_model", "trace", "experiment", "job", "file"):
+            forger.line(entity_id=entity, kind=kind, rows_left=rows_left, due_ms=2**52)
+
+    collect(store.uri)
+
+    assert before.against(Snapshot.of(store.database, store.root)) == []
