@@ -14,7 +14,7 @@ from itertools import chain, pairwise
 from gcd.artifacts.base import AliasingArtifactStore, LearningArtifactStore, Naming
 from gcd.artifacts.registry import Registry
 from gcd.errors import BackendError, UnsafeTarget
-from gcd.model import Candidate, Hold, KeepReason, Place, Probe, Root, Target, Way
+from gcd.model import Candidate, Hold, KeepReason, Place, Probe, Reach, Root, Target, Way
 from gcd.planning.guard import (
     PROXIED,
     Scope,
@@ -26,11 +26,13 @@ from gcd.planning.guard import (
     parse_place,
     place_uri,
 )
-from gcd.planning.names import is_plain, readings
+from gcd.planning.names import ANYWHERE, is_adrift, is_plain, readings
 from gcd.planning.policy import Keep
 from gcd.planning.registered import Meanings
 from gcd.store.tracking import TrackingStore
 
+ADRIFT = 20
+"""Relative paths of live data that are told one by one."""
 NAMED_TREES = 5000
 """Trees that are looked for under a root before it is taken for an empty mount point."""
 
@@ -55,6 +57,8 @@ class Places:
         self._glanced: set[Place] = set()
         """Roots that were looked at without looking for anything that the database names."""
         self._learned: set[str] = set()
+        self._adrift: dict[str, None] = {}
+        """Live URIs that may lie in any local tree."""
 
     def of(self, uri: str | None) -> Place | None:
         """The true place of a recorded URI, None if it has none that gcd can tell."""
@@ -71,7 +75,10 @@ class Places:
         """Each hold with every place that its URI may mean, and their other names, for an index."""
         other_names = self.naming()
         for hold in holds:
-            for place in self.meanings(hold.uri):
+            # A place where others log keeps what lies around it alone: it may be anywhere.
+            has_own_id = hold.owner is not None and hold.owner in (hold.uri or "")
+            may_drift = hold.reach is Reach.OVERLAP and not has_own_id
+            for place in self.meanings(hold.uri, may_drift=may_drift):
                 yield hold, place
                 for name in other_names(place) if place else ():
                     yield hold, name
@@ -107,7 +114,7 @@ class Places:
 
         return other_names
 
-    def meanings(self, uri: str | None) -> Iterator[Place | None]:
+    def meanings(self, uri: str | None, *, may_drift: bool = True) -> Iterator[Place | None]:
         """The true places that a live URI may mean; None among them if ids in it must tell."""
         if not uri:
             yield None
@@ -118,6 +125,9 @@ class Places:
             yield place
             return
         yield from {self._true(each) for each in readings(uri, self.scope)}
+        if may_drift and is_adrift(uri, self.scope):
+            self._adrift.setdefault(uri)
+            yield ANYWHERE
         if not is_certain:
             yield None
 
@@ -251,7 +261,7 @@ class Places:
     def notes(self) -> tuple[str, ...]:
         """What people should know of the roots that were looked at."""
         noted = (f"{place_uri(place)}: {p.note}" for place, p in self._probes.items() if p.note)
-        return tuple(sorted(noted))
+        return (*sorted(noted), *map(adrift, list(self._adrift)[:ADRIFT]))
 
     def _learn_for(self, place: Place) -> None:
         """Find a password for a place of the journal: other trees are recorded with it."""
@@ -279,6 +289,15 @@ class Places:
 
 def _no_names(_: Place) -> tuple[Place | Way, ...]:
     return ()
+
+
+def adrift(uri: str) -> str:
+    """What people should know of a relative path of live data, and what to do about it."""
+    return (
+        f"{uri!r} is recorded as a place of live data, and is relative to an unknown folder: it may "
+        "lie in any local tree, so all of them stay. Register the model version anew by an absolute "
+        f"path or delete it; if it lies in no artifact tree, set artifacts.ignored_sources = [{uri!r}]"
+    )
 
 
 def without_query(uri: str) -> str:

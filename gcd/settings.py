@@ -83,6 +83,7 @@ def make_scope(config: Config, chosen: StoreConfig) -> Scope:
             if (each := place(f"artifacts.roots[{index}]", uri))
         ),
         proxy=proxy_at(chosen.artifacts_proxy) if chosen.artifacts_proxy else None,
+        ignored_sources=frozenset(config.artifacts.ignored_sources),
     )
 
 

@@ -42,4 +42,8 @@ class Watch:
         for news in self._news:
             for version in news.new():
                 self._index.add(version, meanings)
+        while named := self._index.named():  # a chain of versions may be a circle
+            for news in self._news:
+                for version in news.deleted(named):
+                    self._index.add(version, meanings)
         self._ended = self._begun

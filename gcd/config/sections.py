@@ -141,6 +141,12 @@ class Artifacts(BaseModel):
         description="Hosts of mlflow-artifacts://HOST/ URIs that artifacts_destination, or "
         "artifacts_proxy, serves. URIs without a host always are.",
     )
+    ignored_sources: Patterns = Field(
+        default=(),
+        description="Relative paths, as they are recorded as sources of model versions, that lie in "
+        "no artifact tree. Without this such a version keeps every local tree, for the path may "
+        "lie in any.",
+    )
     absent_roots: Literal["keep", "collect"] = Field(
         default="keep",
         description="Where no file that the database names is found under a storage root: keep the "

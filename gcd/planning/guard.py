@@ -74,6 +74,8 @@ class Scope:
     """Places below which trees with the right id may be deleted wherever they are."""
     proxy: Proxy | None = None
     """Who deletes what such URIs name where the destination is not known."""
+    ignored_sources: frozenset[str] = frozenset()
+    """Relative paths, recorded as sources of model versions, that lie in no artifact tree."""
 
 
 NOWHERE = Scope(destination=None, hosts=frozenset(), roots=())

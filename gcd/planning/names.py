@@ -10,6 +10,7 @@ import posixpath
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import NamedTuple
 from urllib.parse import unquote
 
 from gcd.errors import BackendError, UnsafeTarget
@@ -47,6 +48,9 @@ WORD = re.compile(r"[0-9A-Za-z_.-]{16,}")
 """What may be an id of an importer's."""
 MLFLOW_ID = re.compile(r"(?=((?:m-|tr-)?[0-9A-Fa-f]{32}))")
 """MLflow's own ids, wherever in a word they stand."""
+LOGGED_MODEL = re.compile(r"models:/m-[0-9a-f]{32}")
+LONG = 10
+"""Digits that no version's number has."""
 PLAIN = re.compile(
     r"(?:[A-Za-z][A-Za-z0-9]*:/{0,3})?[0-9A-Za-z_@=+,.-]+(?:/[0-9A-Za-z_@=+,.-]+)*/?"
 )
@@ -164,6 +168,51 @@ def _served(scheme: str, rest: str, scope: Scope) -> Iterator[Place]:
 def _straight(path: str) -> str:
     """A path without dots and doubled slashes, by its text alone."""
     return posixpath.normpath("/" + path.lstrip("/"))
+
+
+PLACEHOLDERS = frozenset({"dummy-source", "prompt-template", "REDACTED-SOURCE-PATH"})
+"""What MLflow records as the source of a prompt, and of a version that was deleted."""
+ANYWHERE = Place("file", "", "/")
+"""All local trees."""
+
+
+def is_relative(uri: str) -> bool:
+    """Whether a URI is a path relative to a folder that only its writer knew."""
+    return not re.match(r"\s*(?:$|/|[A-Za-z]:[\\/]|[A-Za-z][A-Za-z0-9+.-]+:)", uri)
+
+
+def is_adrift(uri: str, scope: Scope) -> bool:
+    """Whether a URI is a relative path with no id in it, which may lie in any local tree.
+
+    Not so where an operator says that it lies in none.
+    """
+    text = unquote(uri)
+    is_known = text.strip() in PLACEHOLDERS or uri in scope.ignored_sources
+    return is_relative(text) and not is_known and MLFLOW_ID.search(text) is None
+
+
+# -- names of names ------------------------------------------------------------------------------
+
+
+class Versions(NamedTuple):
+    """A version of a registered model, or any of them where an alias or a stage decides."""
+
+    name: str
+    number: int | None
+
+
+def named_versions(uri: str) -> set[Versions]:
+    """The versions that a `models:` URI may name, however it is quoted; none for a logged model's."""
+    if uri[:7].lower() != "models:" or LOGGED_MODEL.fullmatch(uri):
+        return set()
+    found = set()
+    for text in spellings(split_authority(uri[7:])[1]):
+        name, slash, after = text.strip("/").partition("/")
+        number = after.partition("/")[0]
+        is_exact = number.isdecimal() and len(number) < LONG
+        for each in (name,) if slash and "@" not in name else (name, name.rpartition("@")[0]):
+            found.add(Versions(each, int(number) if is_exact else None))
+    return {each for each in found if each.name}
 
 
 # -- ids -----------------------------------------------------------------------------------------

@@ -12,7 +12,15 @@ from typing import NamedTuple, TypeVar
 
 from gcd.model import Hold, KeepReason, Place, Way
 from gcd.planning.ledger import Ledger, hashes, texts
-from gcd.planning.names import has_mlflow_id, ids_in, key, names_in
+from gcd.planning.names import (
+    Versions,
+    has_mlflow_id,
+    ids_in,
+    is_relative,
+    key,
+    named_versions,
+    names_in,
+)
 
 Meanings = Callable[[str, bool], Iterable[Place | Way | None]]
 """Every place that a URI may mean; None among them where the ids in it must tell. If told that no id
@@ -87,6 +95,9 @@ class VersionIndex:
         self._above = texts()
         """Places in which trees in MLflow's layout lie."""
         self._shapes: set[tuple[str, str]] = set()
+        self._named: set[Versions] = set()
+        self._asked: set[Versions] = set()
+        """Versions that others name, which `named` has returned."""
         self._ways: dict[tuple[int, int], int] = {}
         """By the inode of each folder on the way to a tree of its own."""
         self._ends: dict[tuple[int, int], int] = {}
@@ -96,12 +107,21 @@ class VersionIndex:
         """Note what a version refers to."""
         name, number, run, source, location = version
         by = By(name, number if isinstance(number, int) else 0)
-        if run:
-            self._note(self._entities, hash(run), by)
-        if source:
-            self._add_uri(source, meanings, by)
-        if location and location != source:
-            self._add_uri(location, meanings, by)
+        for text in {run, run.casefold()} if run else ():
+            self._note(self._entities, hash(text), by)
+        for uri in dict.fromkeys(filter(None, (source, location))):
+            self._named |= named_versions(uri)
+            if run and is_relative(uri):  # MLflow takes such a path only in the tree of its run
+                self._add_places(self._trees, uri, (None,), by)
+            else:
+                self._add_uri(uri, meanings, by)
+
+    def named(self) -> set[Versions]:
+        """Versions that others name as their source, each once: what was deleted is needed still."""
+        new = self._named - self._asked
+        self._asked |= new
+        self._named.clear()
+        return new
 
     def _note(self, ledger: Ledger[K], what: K, by: By) -> None:
         if ledger.at(what) is None:

@@ -6,7 +6,7 @@ whatever clock wrote its times and however late its transaction committed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
 from gcd import clock
+from gcd.planning.names import Versions
 from gcd.planning.registered import Version
 from gcd.store.connection import reading
 from gcd.store.direct import Direct
@@ -24,6 +25,7 @@ from gcd.store.versions import (
     VERSIONS,
     all_versions,
     columns,
+    deleted_versions,
     is_live,
     references,
     refers,
@@ -110,6 +112,13 @@ class News:
         if mark is None or mark != self._mark:
             yield from self._since(self._questions, mark, old)
         self._gate, self._mark, self._looked_at, self._tops = gate, mark, began, tops
+
+    def deleted(self, named: Set[Versions]) -> list[Version]:
+        """Those of the versions that users deleted, in this database."""
+        if self._questions is None:
+            return []
+        with reading(self.direct.engine) as conn:
+            return list(deleted_versions(conn, self.schema, named))
 
     @property
     def _slack(self) -> float:

@@ -5,12 +5,13 @@ Invariant: only a version in the stage `Deleted_Internal` refers to nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from gcd.planning.names import Versions
 from gcd.planning.registered import Version
 from gcd.store.exact import Exact
 from gcd.store.schema import Schema
@@ -59,6 +60,23 @@ def all_versions(conn: Connection, schema: Schema) -> Iterator[Version]:
     """Every live version, streamed."""
     if refers(schema):
         yield from map(Version._make, stream(conn, references(schema)))
+
+
+def deleted_versions(conn: Connection, schema: Schema, named: Set[Versions]) -> Iterator[Version]:
+    """Those of the versions that users deleted: MLflow leaves where their files are in the row."""
+    if not (refers(schema) and schema.has(VERSIONS, "storage_location")):
+        return
+    v = schema.table(VERSIONS).c
+    query = sa.select(v.name, v.version, sa.null(), sa.null(), v.storage_location)
+    names = sorted({each.name for each in named})
+    wanted = {(name.casefold(), number) for name, number in named}
+    for first in range(0, len(names), LIKES):
+        part = v.name.in_(names[first : first + LIKES])
+        for row in conn.execute(query.where(part, sa.not_(is_live(schema.table(VERSIONS))))):
+            version = Version._make(row)
+            name = version.name.casefold()  # which some databases take for the same
+            if not wanted.isdisjoint({(name, version.version), (name, None)}):
+                yield version
 
 
 def texts_naming(conn: Connection, schema: Schema, ids: Sequence[str]) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from tests.mlflow_store import RealStore
 from tests.mounting import Mount, mounting
-from tests.program import collect, decisions
+from tests.program import collect, decisions, gcd, shown
 from tests.snapshot import Snapshot
 
 KEPT = {"shared", "registered"}
@@ -215,3 +216,89 @@ def test_two_mount_points_of_one_disk_are_no_reason_to_keep(store: RealStore, mo
     collect(store.uri)
     assert not any(store.exists(run) for run in dead)
     assert all(any(store.tree(run).iterdir()) for run in live)
+
+
+# -- relative paths, and names of names --------------------------------------------------------------
+
+
+def register(store: RealStore, name: str, source: str, **columns: object) -> None:
+    """A version with a source that MLflow would refuse, as imports and old clients left them."""
+    version = int(store.version(name, "s3://elsewhere/none"))
+    values = {"source": source, "storage_location": source, "run_id": None, **columns}
+    store.sql(
+        "UPDATE model_versions SET source = :source, storage_location = :storage_location,"
+        " run_id = :run_id WHERE name = :name AND version = :version",
+        name=name,
+        version=version,
+        **values,
+    )
+
+
+@pytest.mark.parametrize("source", ["model", "./d/model", "../model", "~/model", "a b/model"])
+def test_a_relative_source_keeps_every_local_tree_and_says_how_to_end_that(
+    store: RealStore, source: str
+) -> None:
+    run, other = store.run(store.experiment("e")), store.run(store.experiment("f"))
+    register(store, "m", source)
+    store.delete(run, other)
+    before = look(store)
+
+    done = gcd("plan", "--older-than", "0s", uri=store.uri)
+    assert "artifacts.ignored_sources" in done.stdout + done.stderr, shown(done)
+    assert source in done.stdout + done.stderr
+    assert decisions(store.uri) == {run: "registered", other: "registered"}
+    collect(store.uri)
+    assert before.against(look(store)) == []
+
+    ignoring = {"GCD_ARTIFACTS__IGNORED_SOURCES": json.dumps([source])}
+    assert set(decisions(store.uri, env=ignoring).values()) == {"collect"}
+    collect(store.uri, env=ignoring)
+    assert not store.exists(run)
+    assert not store.exists(other)
+
+
+def test_a_relative_source_of_a_known_run_keeps_that_run(store: RealStore) -> None:
+    run, other = store.run(store.experiment("e")), store.run(store.experiment("f"))
+    register(store, "m", "artifacts/model", run_id=run)
+    register(store, "by id", f"./mlruns/1/{run}/artifacts/model")
+    register(store, "prompt", "dummy-source")
+    register(store, "another", "prompt-template")
+    store.delete(run, other)
+    assert decisions(store.uri) == {run: "registered", other: "collect"}
+    collect(store.uri)
+    assert store.exists(run)
+    assert not store.exists(other)
+
+
+def test_a_version_that_was_deleted_is_followed_where_another_names_it(store: RealStore) -> None:
+    """By number, alias or stage, over several versions, quoted, and round in a circle."""
+    runs = [store.run(store.experiment(f"e{number}")) for number in range(6)]
+    trees = [str(store.tree(run)) for run in runs]
+    named = {
+        "models:/A1/1": "A1",
+        "models:/A2@best": "A2",
+        "models:/A3/Production": "A3",
+        "models:/A%34/1": "A4",
+        "models://profile@databricks/A5/1/model": "A5",
+    }
+    for number, (uri, name) in enumerate(named.items()):
+        register(store, name, f"{trees[number]}/d")
+        register(store, f"copy of {name}", uri, storage_location=None)
+    register(store, "end", f"{trees[5]}/d")
+    register(store, "middle", "models:/end/1")
+    register(store, "start", "models:/middle/latest", storage_location=None)
+    register(store, "one", "models:/other/1", storage_location=None)
+    register(store, "other", "models:/one/1", storage_location=None)
+    for name in (*named.values(), "end", "middle"):
+        store.client.delete_model_version(name, "1")
+    store.delete(*runs)
+    kept(store, *runs)
+
+
+def test_a_deleted_version_that_nothing_names_holds_nothing(store: RealStore) -> None:
+    run = store.run(store.experiment("e"))
+    register(store, "m", f"{store.tree(run)}/d")
+    register(store, "other", "models:/m2/1", storage_location=None)
+    store.client.delete_model_version("m", "1")
+    store.delete(run)
+    assert decisions(store.uri) == {run: "collect"}

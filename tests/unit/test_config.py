@@ -133,6 +133,11 @@ KEYS: dict[str, tuple[tuple[Any, Any], tuple[str, Any], tuple[object, Any]]] = {
         (["/e"], ("/e",)),
     ),
     "artifacts.hosts": ((["a"], ("a",)), ('["b", "c:5000"]', ("b", "c:5000")), (("d",), ("d",))),
+    "artifacts.ignored_sources": (
+        (["./model"], ("./model",)),
+        ("a, b c", ("a", "b c")),
+        (("x",), ("x",)),
+    ),
     "artifacts.absent_roots": (("collect", "collect"),) * 3,
     "artifacts.absent_trees": (("collect", "collect"),) * 3,
     "artifacts.hands": ((1, 1), ("64", 64), (2, 2)),

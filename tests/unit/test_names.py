@@ -13,7 +13,7 @@ from gcd.errors import BackendError, UnsafeTarget
 from gcd.model import Candidate, Hold, KeepReason, Kind, Place
 from gcd.planning.guard import NOWHERE, Scope, parse_place, proxy_at
 from gcd.planning.holds import HoldIndex
-from gcd.planning.names import ids_in, is_plain, names_in, readings
+from gcd.planning.names import ids_in, is_adrift, is_plain, named_versions, names_in, readings
 from tests.strategies import NOW
 
 RUN = "0123456789abcdef0123456789abcdef"
@@ -215,3 +215,58 @@ def test_any_text_can_be_read(text: str) -> None:
     assert all(place.path is not None for place in readings(text, DISK))
     if is_plain(text):
         assert "%" not in text
+
+
+@pytest.mark.parametrize(
+    ("uri", "named"),
+    [
+        ("models:/name/3", {("name", 3)}),
+        ("MODELS:/Name/3", {("Name", 3)}),
+        ("models:/name/3/model", {("name", 3)}),
+        ("models:/a%20b/3", {("a%20b", 3), ("a b", 3)}),
+        ("models:/name/latest", {("name", None)}),
+        ("models:/name/Production", {("name", None)}),
+        ("models:/name@best", {("name@best", None), ("name", None)}),
+        ("models:/name@best/model", {("name@best", None), ("name", None)}),
+        ("models://profile@databricks/name/3", {("name", 3)}),
+        ("models:/name/99999999999999999999", {("name", None)}),
+        ("models:/name", {("name", None)}),
+        ("models:/m-" + RUN, set()),
+        ("models:/", set()),
+        ("runs:/name/3", set()),
+        ("/models:/name/3", set()),
+        ("", set()),
+    ],
+)
+def test_the_versions_that_a_source_names(uri: str, named: set[tuple[str, int | None]]) -> None:
+    assert named_versions(uri) == named
+
+
+@pytest.mark.parametrize(
+    ("uri", "expected"),
+    [
+        ("model", True),
+        ("./model", True),
+        ("../a b/model", True),
+        ("~/model", True),
+        ("mlruns/1/run-of-an-import/artifacts", True),
+        ("%6dodel", True),
+        (f"mlruns/1/{RUN}/artifacts", False),
+        (f"mlruns/1/%30{RUN[1:]}/artifacts", False),
+        ("dummy-source", False),
+        ("prompt-template", False),
+        ("REDACTED-SOURCE-PATH", False),
+        ("elsewhere", False),
+        ("/model", False),
+        ("%2Fmodel", False),
+        ("C:\\model", False),
+        ("c:/model", False),
+        ("s3:model", False),
+        ("dbfs:/model", False),
+        ("", False),
+        (" ", False),
+    ],
+)
+def test_what_may_lie_in_any_local_tree(uri: str, expected: bool) -> None:
+    scope = replace(NOWHERE, ignored_sources=frozenset({"elsewhere"}))
+    assert is_adrift(uri, scope) is expected
