@@ -15,6 +15,7 @@ from gcd.errors import TransientArtifactError
 from gcd.model import Entry, KeepReason, Kind, Outcome, Place, Result
 from gcd.observer import Observer, Tally
 from gcd.planning.holds import HoldIndex
+from gcd.planning.ownership import check_claim
 from gcd.planning.policy import Keep
 from gcd.store.eraser import slices
 from gcd.store.finish import finish_rows
@@ -90,11 +91,14 @@ class Backlog:
         ]
         page = [entry for entry in page if entry.id not in check.refused]
         holds = self.survey.holds()
+        foreign = self._foreign(page)
 
         def veto(entry: Entry) -> str | None:
             self.observer.moves()
             if not self.lease.is_fresh():
                 raise TransientArtifactError("the lease could not be renewed in time")
+            if entry.id in foreign:
+                raise TransientArtifactError(foreign[entry.id])
             self.survey.watch.refreshed()  # which `holds` looks into too
             return check.why_not(entry) or self._held(entry, holds)
 
@@ -113,6 +117,17 @@ class Backlog:
                 outcomes += part
         self._count(outcomes)
         self._close_failing_roots(outcomes)
+
+    def _foreign(self, page: Sequence[Entry]) -> dict[int, str]:
+        """Why entries are left alone: their trees may be another database's now."""
+        claims = self.survey.new_claims()
+        found: dict[int, str] = {}
+        for entry in page:
+            if entry.target is not None:
+                claim = claims.of(entry.kind, entry.experiment_id, entry.target)
+                if keep := check_claim(claim):
+                    found[entry.id] = f"{keep.reason}: {keep.detail}"
+        return found
 
     def _held(self, entry: Entry, holds: HoldIndex) -> str | None:
         """What holds an entry's tree; an experiment's empty folder is nobody's loss."""

@@ -34,7 +34,7 @@ earlier than others, since a database that loses its last commits has its run ag
 WAITING = 1.0
 """Seconds between two looks while commits settle."""
 
-UNWELL = frozenset({KeepReason.ROOT_UNHEALTHY, KeepReason.UNREACHABLE})
+UNWELL = frozenset({KeepReason.ROOT_UNHEALTHY, KeepReason.UNREACHABLE, KeepReason.FOREIGN_ROOT})
 WITHOUT_STAMP = frozenset({Kind.TRACE, Kind.JOB})
 
 
@@ -302,8 +302,24 @@ class Collector:
         else:
             self._keep(candidate, keep)
 
+    def _marked(self, step: Step) -> Step:
+        """The step without what lies in a root that turns out to be another database's.
+
+        The mark is written before the first row is purged that relies on it.
+        """
+        standing = []
+        for decision in step.decisions:
+            if keep := self.survey.mark(decision):
+                self._stay(step, decision.candidate, keep)
+            else:
+                standing.append(decision)
+        return replace(step, decisions=tuple(standing))
+
     def _purge(self, step: Step) -> set[str]:
         """Purge one batch; the ids of the entities that went."""
+        step = self._marked(step)
+        if not step.decisions:
+            return set()
         by_id = {decision.candidate.id: decision for decision in step.decisions}
 
         def judged(conn: Connection, ids: Sequence[str]) -> Mapping[str, Keep]:

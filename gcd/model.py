@@ -185,6 +185,46 @@ class Root:
     """Journal entries there that are due and not swept."""
 
 
+class Ownership(StrEnum):
+    """Whose a place is, by the mark that counts for it."""
+
+    OURS = "ours"
+    """It carries this database's mark, or a person gave it to this database."""
+    FREE = "free"
+    """It carries no mark: the first collection writes one."""
+    UNMARKABLE = "unmarkable"
+    """It cannot carry a mark: the database's own identity is all that there is."""
+    FOREIGN = "foreign"
+    """Another database collects there, or this one is a copy and nobody gave it the place."""
+    UNREADABLE = "unreadable"
+    """Whether it carries a mark, or whose, cannot be told now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Whose the files of an experiment's location are, as far as marks and databases tell."""
+
+    place: Place
+    """Where this database's mark belongs."""
+    owner: Ownership
+    detail: str = ""
+    """Why nothing may be deleted there, with a hint; why no mark can be written; or empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What tells a database from its copies."""
+
+    id: str | None
+    """Random, made by the first collection; None before that, and where it may be another's."""
+    name: str
+    """For people, in marks too: no user, no password, no host."""
+    copied_from: str | None = None
+    """The id of the database that this one is a copy of."""
+    doubt: str | None = None
+    """Why it cannot be told now whether this is a copy."""
+
+
 class EntryState(StrEnum):
     """Where a journal entry stands."""
 

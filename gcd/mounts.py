@@ -29,6 +29,19 @@ class Mount(NamedTuple):
     source: str
 
 
+class Whereabouts(NamedTuple):
+    """Where an open file lies, in words that stay while it is the same file."""
+
+    fs: str
+    """The file system."""
+    inode: str
+    """Empty where inodes are made up."""
+    path: str
+    """The path within the file system, whatever it is mounted on."""
+    is_lasting: bool
+    """Whether another host would not call another file system the same."""
+
+
 class MountTable(NamedTuple):
     """What is mounted at one moment, as this process sees it."""
 
@@ -63,6 +76,23 @@ class MountTable(NamedTuple):
             return f"{row.fstype}:{row.source}:/{path}"
         fsid = os.fstatvfs(fd).f_fsid if row.fstype in LASTING_FSID else 0
         return f"{row.fstype}:{f'{fsid:x}' if fsid else row.source}:{info.st_ino}"
+
+    def whereabouts(self, fd: int) -> Whereabouts:
+        """Where an open file lies; in a container and on its host alike."""
+        info, path = os.fstat(fd), true_path(fd) or ""
+        row = self._row_of(fd)
+        if row is None:
+            return Whereabouts(f"device:{info.st_dev}", str(info.st_ino), path, is_lasting=False)
+        below = path.removeprefix(row.point.rstrip("/"))
+        inside = f"{row.root.rstrip('/')}/{below.lstrip('/')}"
+        fsid = os.fstatvfs(fd).f_fsid if row.fstype in LASTING_FSID else 0
+        is_fuse = row.fstype.startswith("fuse")
+        return Whereabouts(
+            fs=f"{row.fstype}:{f'{fsid:x}' if fsid else row.source}",
+            inode="" if is_fuse else str(info.st_ino),
+            path=inside,
+            is_lasting=bool(fsid) or ":" in row.source or row.source.startswith("//"),
+        )
 
     def _row_of(self, fd: int) -> Mount | None:
         """The very mount an open folder was reached by; a device may be mounted several times."""

@@ -45,7 +45,14 @@ def make_settings(config: Config, chosen: StoreConfig, selection: Selection) -> 
         export_to=Path(journal.export_to) if journal.export_to else None,
         keep_exports=journal.keep_exports,
         options=make_options(config, chosen),
+        others=make_others(config, chosen),
     )
+
+
+def make_others(config: Config, chosen: StoreConfig) -> dict[str, str]:
+    """The other stores of the configuration: one may be a copy of the one that is chosen."""
+    stores = ((name, config.store(name).backend_store_uri) for name in config.stores)
+    return {name: uri for name, uri in stores if uri != chosen.backend_store_uri}
 
 
 def make_options(config: Config, chosen: StoreConfig) -> Options:

@@ -6,7 +6,7 @@ It must never write, anywhere: `gcd plan`, a dry run and a cycle all decide by i
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -15,18 +15,21 @@ from pathlib import Path
 
 from gcd.artifacts.base import Options
 from gcd.artifacts.registry import Registry
+from gcd.claims import Claims
 from gcd.evidence import Evidence, has_tree
-from gcd.model import Candidate, KeepReason, Kind, Target, Usage
+from gcd.model import Candidate, Claim, KeepReason, Kind, Ownership, Target, Usage
 from gcd.places import Places
 from gcd.planning.gate import Gate
-from gcd.planning.guard import Scope
+from gcd.planning.guard import Scope, place_uri
 from gcd.planning.holds import HoldIndex
+from gcd.planning.ownership import check_claim
 from gcd.planning.plan import Decision, Facts, Plan, locate, make_plan
 from gcd.planning.policy import Keep, Policy, RunsOfLiveModels
 from gcd.planning.quota import Choice, Key, Quota, check_fuse, within
 from gcd.sampling import refuse_wrong_destination
 from gcd.store.read import Wanted
 from gcd.store.tracking import TrackingStore
+from gcd.store.twins import Twins
 from gcd.watch import Watch
 
 PAGE = 1000
@@ -76,6 +79,8 @@ class Settings:
     keep_exports: timedelta = timedelta(days=365)
     options: Options = field(default_factory=Options)
     """For the backends of artifact stores."""
+    others: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """The URIs of the other stores of the configuration, by name."""
 
 
 class Survey:
@@ -91,9 +96,20 @@ class Survey:
         self.places = Places(store, registry, settings.scope, now)
         self.evidence = Evidence(self.places, settings.gate, settings.hands)
         self.watch = Watch(store.news(), self.places.reader)
+        self.twins = Twins(store.engine, settings.others)
+        self.claims = self.new_claims()
         self._chosen: set[Key] | None = None
         self._leaving: set[str] = set()
         """Logged models that this plan collects together with the runs that made them."""
+
+    def new_claims(self) -> Claims:
+        """Whose each place is, as of now: nothing that was read before counts."""
+        return Claims(
+            self.registry,
+            self.store.identity(),
+            accepted=self.store.accepted_roots(),
+            why_twin=self.twins.why,
+        )
 
     # -- what there is ---------------------------------------------------------------------------
 
@@ -243,12 +259,23 @@ class Survey:
 
     def notes(self) -> tuple[str, ...]:
         """What people should know of the store and of the roots that were looked at."""
-        return (*self.store.schema.notes(), *self.unmatched, *self.places.notes())
+        return (
+            *self.store.schema.notes(),
+            *self.unmatched,
+            *self.places.notes(),
+            *self._unmarked(),
+        )
 
     @cached_property
     def unmatched(self) -> tuple[str, ...]:
         """What is said of patterns that match no experiment: they may be misspelt."""
         return self.store.unmatched(self.settings.policy.patterns)
+
+    def _unmarked(self) -> Iterator[str]:
+        """Roots in which no mark could be written, although their store can hold one."""
+        for place, claim in self.claims.noted().items():
+            if claim.owner is Ownership.UNMARKABLE and claim.detail:
+                yield f"{place_uri(place)} carries no mark of this database: {claim.detail}"
 
     # -- deciding --------------------------------------------------------------------------------
 
@@ -262,6 +289,7 @@ class Survey:
             holds=holds,
             targets=targets,
             roots=self.places.roots(page, targets),
+            claims=self._claims_of(page, targets),
             policy=self.settings.policy,
             gate=self.settings.gate,
             now=self.now,
@@ -271,6 +299,28 @@ class Survey:
         plan = plan.without(self._held_otherwise(plan, holds))
         found = self.evidence.of(plan, facts.roots)
         return found.applied(plan).without(self._unknown(plan))
+
+    def _claims_of(
+        self, page: Sequence[Candidate], targets: Mapping[str, tuple[Target, ...] | Keep]
+    ) -> dict[Target, Claim]:
+        """Whose the place of each tree is."""
+        found: dict[Target, Claim] = {}
+        for each in page:
+            trees = targets[each.id]
+            for target in () if isinstance(trees, Keep) else trees:
+                found[target] = self.claims.of(each.kind, each.experiment_id, target)
+        return found
+
+    def mark(self, decision: Decision) -> Keep | None:
+        """Leave this database's mark where a decision relies on it; why it is kept after all."""
+        each = decision.candidate
+        for target in decision.targets:
+            claim = self.claims.of(each.kind, each.experiment_id, target)
+            if has_tree(decision) and self.places.probe_of(target.root).is_there:
+                claim = self.claims.mark(claim, self.now)
+            if keep := check_claim(claim):
+                return keep
+        return None
 
     def _unknown(self, plan: Plan) -> dict[str, Keep]:
         """Those that a table refers to which gcd does not know."""
@@ -325,6 +375,7 @@ TELLING = frozenset(
         KeepReason.TOO_YOUNG,
         KeepReason.UNSAFE_TARGET,
         KeepReason.NO_BACKEND,
+        KeepReason.FOREIGN_ROOT,
         KeepReason.UNREACHABLE,
         KeepReason.ROOT_UNHEALTHY,
         KeepReason.OVER_QUOTA,

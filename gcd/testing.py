@@ -18,11 +18,14 @@ from pathlib import Path
 from typing import ClassVar, TypeVar
 
 from gcd.artifacts.base import (
+    MARK,
+    MOST_OF_A_MARK,
     ArtifactStore,
     BulkArtifactStore,
     ClosingArtifactStore,
     Deleted,
     FolderedArtifactStore,
+    MarkableArtifactStore,
     Order,
     SearchableArtifactStore,
     WayEnd,
@@ -130,6 +133,20 @@ class MemoryArtifactStore:
         """Note what was asked to be made durable."""
         with self._lock:
             self.flushed += targets
+
+    def read_mark(self, root: Place) -> bytes | None:
+        """The object of that name."""
+        with self._lock:
+            found = self.buckets.get(root.authority, {}).get(root.path + MARK)
+            return None if found is None else found.data[: MOST_OF_A_MARK + 1]
+
+    def write_mark(self, root: Place, data: bytes, *, before: bytes | None) -> bool:
+        """Put the object, if what is there is `before`."""
+        with self._lock:
+            if self.read_mark(root) != before:
+                return False
+            self.put(root.authority, root.path + MARK, data)
+            return True
 
     def _below(self, place: Place) -> dict[str, StoredObject]:
         bucket = self.buckets.get(place.authority, {})
@@ -279,6 +296,10 @@ class ArtifactStoreContract:
     root: Place
     unsupported: ClassVar[frozenset[str]] = frozenset()
     """Those of ODD_NAMES and ODD_KEYS that the store cannot hold."""
+    has_marks: ClassVar[bool] = True
+    """Whether what stands behind the store can hold one: a stub of a server may not."""
+    marks_are_exclusive: ClassVar[bool] = True
+    """Whether the store itself lets one of two win who make a mark at the same moment."""
 
     def put(self, key: str, data: bytes) -> None:
         """Store an object, past the store under test."""
@@ -519,6 +540,50 @@ class ArtifactStoreContract:
         )
         assert store.way_end(self.target("3/").place, self.root) is None
 
+    def test_a_mark_is_written_once_and_replaced_on_purpose(self) -> None:
+        """Only of a store that can: see `MarkableArtifactStore`."""
+        if (store := self._markable()) is None:
+            return
+        assert store.read_mark(self.root) is None
+        assert store.read_mark(self.absent_root()) is None
+        assert store.write_mark(self.root, b"first", before=None)
+        assert not store.write_mark(self.root, b"second", before=None)
+        assert not store.write_mark(self.root, b"second", before=b"another")
+        assert store.read_mark(self.root) == b"first"
+        assert store.write_mark(self.root, b"second", before=b"first")
+        assert store.read_mark(self.root) == b"second"
+        assert self.keys() == {MARK}
+
+    def test_of_many_who_mark_at_once_one_wins(self) -> None:
+        store, root = self._markable(), self.root
+        if store is None or not self.marks_are_exclusive:
+            return
+        marks = [f"database {number}".encode() for number in range(8)]
+        with ThreadPoolExecutor(8) as hands:
+            won = list(hands.map(lambda data: store.write_mark(root, data, before=None), marks))
+        winners = [mark for mark, has_won in zip(marks, won, strict=True) if has_won]
+        assert [store.read_mark(root)] == winners
+        assert self.keys() == {MARK}
+
+    def test_a_mark_is_read_up_to_its_limit(self) -> None:
+        if (store := self._markable()) is None:
+            return
+        self.put(MARK, b"x" * (MOST_OF_A_MARK + 10))
+        assert store.read_mark(self.root) == b"x" * (MOST_OF_A_MARK + 1)
+
+    def test_a_mark_is_no_part_of_a_tree(self) -> None:
+        if (store := self._markable()) is None:
+            return
+        self.put("1/run1/artifacts/f", b"x")
+        store.write_mark(self.root, b"mark", before=None)
+        target = self.target("1/run1/artifacts/")
+        assert self.store.measure(target).objects == 1
+        assert self.delete("1/run1/artifacts/").usage.objects == 1
+        self.store.prune(self.target("1/"))
+        self.store.prune(Target(self.root, self.root))
+        assert self.store.probe(self.root, ()).is_there
+        assert self.keys() == {MARK}
+
     def test_a_store_that_is_closed_leaves_nothing_open(self) -> None:
         """Only of a store that can be closed; it may be used again."""
         if not isinstance(self.store, ClosingArtifactStore):
@@ -532,6 +597,10 @@ class ArtifactStoreContract:
             self.store.close()
             assert _settled(before) <= before
         assert self.keys() == {"1/run0/f"}
+
+    def _markable(self) -> MarkableArtifactStore | None:
+        is_markable = self.has_marks and isinstance(self.store, MarkableArtifactStore)
+        return self.store if is_markable else None  # type: ignore[return-value]
 
     def _put_all(self, keys: Iterable[str]) -> None:
         for key in keys:

@@ -14,6 +14,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from gcd.artifacts.base import MARK
 from tests.expectation import Tables, collected, mentions, without
 from tests.servers import Database
 
@@ -71,6 +72,8 @@ def walk(root: Path, folder: Path) -> Iterator[tuple[str, str]]:
     """The entries of a folder, its folders opened; links are not followed."""
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         name = str(Path(entry.path).relative_to(root))
+        if entry.name == MARK and entry.is_file(follow_symlinks=False):
+            continue  # gcd's own, as its tables are: it stays in the root, whatever goes below it
         if entry.is_symlink():
             yield name, "link to " + os.readlink(entry.path)
         elif entry.is_dir(follow_symlinks=False):

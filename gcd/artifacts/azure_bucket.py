@@ -13,7 +13,7 @@ from threading import Semaphore
 from typing import Any, TypeVar
 
 from azure.core import MatchConditions
-from azure.core.exceptions import ResourceNotFoundError
+from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError
 from azure.storage.blob import BlobServiceClient
 from azure.storage.filedatalake import DataLakeServiceClient
 
@@ -32,6 +32,7 @@ from gcd.errors import (
 T = TypeVar("T")
 
 DELETER = "the role Storage Blob Data Contributor (a SAS token: d, for versions x)"
+WRITER = "the role Storage Blob Data Contributor (a SAS token: cw)"
 PAGE = 5000
 FOLDERS = 5000
 """Folders of a tree that are held in memory at once; the next listing finds the others."""
@@ -253,6 +254,35 @@ class AzureContainer(Bucket):
         names: dict[str, Any] = _options(item)
         blob = self._client.get_blob_client(item.key, snapshot=names.get("snapshot"))
         return blob.get_blob_properties(version_id=names.get("version_id"))
+
+    # -- single blobs ------------------------------------------------------------------------------
+
+    def read(self, key: str, most: int) -> bytes | None:
+        """The first bytes of a blob."""
+        blob = self._client.get_blob_client(key)
+
+        def ask() -> bytes | None:
+            try:
+                return bytes(blob.download_blob(offset=0, length=most).readall())
+            except ResourceNotFoundError as error:
+                if code_of(error) not in GONE:
+                    raise
+                return None
+
+        return self.ask(ask, READER)
+
+    def write(self, key: str, data: bytes, *, is_new: bool) -> bool:
+        """Write a blob."""
+        blob = self._client.get_blob_client(key)
+
+        def send() -> bool:
+            try:
+                blob.upload_blob(data, overwrite=not is_new)
+            except ResourceExistsError:
+                return False
+            return True
+
+        return self.ask(send, WRITER)
 
     # -- folders -----------------------------------------------------------------------------------
 

@@ -24,8 +24,9 @@ is imported when the first URI of its scheme is met. Register it by entry point 
   `has_files` (`SearchableArtifactStore`); one of real folders has `way_end`
   (`FolderedArtifactStore`); one in which a tree may have several names has `other_names`
   (`AliasingArtifactStore`); one that logs in by passwords in URIs has `learn`
-  (`LearningArtifactStore`); one that keeps connections has `close` (`ClosingArtifactStore`); a class
-  that wants the operator's options has a class method
+  (`LearningArtifactStore`); one that keeps connections has `close` (`ClosingArtifactStore`); one that
+  can hold the mark of the database that collects in a root has `read_mark` and `write_mark`
+  (`MarkableArtifactStore`); a class that wants the operator's options has a class method
   `with_options(options)`. A class without it is called without arguments.
 * A store of objects need only say how its requests are sent: see `object_store.py` and `buckets.py`.
 * A server of files and folders need only be asked and told by name: see `folder_store.py` and
@@ -41,6 +42,11 @@ from datetime import datetime
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from gcd.model import Place, Probe, Root, Target, Usage, Way
+
+MARK = ".gcd-root.json"
+"""The name of the mark that says which database collects in a root, directly below it."""
+MOST_OF_A_MARK = 4096
+"""Bytes read of a mark: what is longer is none of gcd's."""
 
 
 class Deleted(NamedTuple):
@@ -222,3 +228,23 @@ class ClosingArtifactStore(ArtifactStore, Protocol):
 
     def close(self) -> None:
         """End what is kept open; the store may be used again."""
+
+
+@runtime_checkable
+class MarkableArtifactStore(ArtifactStore, Protocol):
+    """A store that can hold the mark of the database that collects in a root, under the name MARK."""
+
+    def read_mark(self, root: Place) -> bytes | None:
+        """The beginning of the root's mark, one byte more than MOST_OF_A_MARK; None without a mark.
+
+        Raises TransientArtifactError and PermanentArtifactError where that cannot be told, `Denied`
+        where these credentials may not even look. No link is followed.
+        """
+
+    def write_mark(self, root: Place, data: bytes, *, before: bytes | None) -> bool:
+        """Write the root's mark if what is there still is `before`; True once it is durable.
+
+        With `before` None it is made only if there is none: of two who make it at once one wins,
+        where the store has a way of saying so. It is there whole, or not at all. Raises
+        PermanentArtifactError where none can be written here, TransientArtifactError for what may pass.
+        """

@@ -104,6 +104,20 @@ class Bucket(ABC):
         """Why it was refused, if the store says more when it is asked. The caller holds no slot."""
         return error
 
+    def read(self, key: str, most: int) -> bytes | None:  # noqa: ARG002
+        """The first bytes of an object, None if there is none. Raises an ArtifactError.
+
+        Denied where these credentials may not read it, or may not know whether it is there.
+        """
+        raise NotOffered(f"bucket {self.name}: this backend reads no objects")
+
+    def write(self, key: str, data: bytes, *, is_new: bool) -> bool:  # noqa: ARG002
+        """Write a small object; with `is_new` False comes back where there is one, if the store says.
+
+        Raises an ArtifactError.
+        """
+        raise NotOffered(f"bucket {self.name}: this backend writes no objects")
+
     def clear_unseen(self, trees: Sequence[Tree]) -> None:  # noqa: B027 - most stores hide nothing
         """Remove what the trees hold that is in no listing of objects, such as unfinished uploads."""
 

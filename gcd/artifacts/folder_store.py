@@ -15,11 +15,11 @@ from threading import Lock
 from typing import Self, TypeVar
 
 from gcd.artifacts import remote_walk
-from gcd.artifacts.base import Deleted, Options, WayEnd
+from gcd.artifacts.base import MARK, MOST_OF_A_MARK, Deleted, Options, WayEnd
 from gcd.artifacts.local import LAYOUT
 from gcd.artifacts.logins import Logins
 from gcd.artifacts.pace import Pace
-from gcd.artifacts.remote_files import Files, Lost
+from gcd.artifacts.remote_files import Files, Lost, Sort
 from gcd.artifacts.remote_pool import Pool
 from gcd.artifacts.remote_walk import is_folder, joined
 from gcd.artifacts.walk import shown
@@ -195,6 +195,31 @@ class FolderArtifactStore(ABC):
 
         return self.on(root, work)
 
+    # -- the mark ----------------------------------------------------------------------------------
+
+    def read_mark(self, root: Place) -> bytes | None:
+        """The file of the mark's name, where a file is what it is."""
+        return self.on(root, lambda files: _read_mark(files, root))
+
+    def write_mark(self, root: Place, data: bytes, *, before: bytes | None) -> bool:
+        """Write the file, and see that it is there: not every server can be told not to replace one."""
+
+        def work(files: Files) -> bool:
+            if _read_mark(files, root) != before:
+                return False
+            path = joined(_path(root), MARK)
+            try:
+                is_written = files.put(path, data, replaces=before is not None)
+            except Lost:
+                raise
+            except (TransientArtifactError, FileNotFoundError) as error:
+                # Whatever else was asked was answered: a full disk, or a folder that is not ours.
+                text = f"{files.where}: {shown(path)} cannot be written: {error}"
+                raise PermanentArtifactError(text) from error
+            return is_written and _read_mark(files, root) == data
+
+        return self.on(root, work)
+
     # -- deleting ----------------------------------------------------------------------------------
 
     def delete(self, target: Target, root: Root) -> Deleted:
@@ -240,6 +265,19 @@ class FolderArtifactStore(ABC):
 
     def flush(self, targets: Iterable[Target]) -> None:  # noqa: B027
         """Nothing: what the server answered is all that can be had."""
+
+
+def _read_mark(files: Files, root: Place) -> bytes | None:
+    path = joined(_path(root), MARK)
+    item = files.look(path) if is_folder(files, _path(root)) else None
+    if item is None:
+        return None
+    if item.sort is not Sort.FILE:
+        raise UnsafeTarget(f"{files.where}: {shown(path)} is no file")
+    try:
+        return files.read(path, MOST_OF_A_MARK + 1)
+    except FileNotFoundError:
+        return None
 
 
 def _path(place: Place) -> str:

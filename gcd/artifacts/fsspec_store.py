@@ -152,6 +152,19 @@ class FsspecFiles(Files):
             raise
         return True
 
+    def read(self, path: str, most: int) -> bytes:
+        """As much as is asked for."""
+        with self._asking(path), self._fs.open(self._literal(path), "rb") as file:
+            return bytes(file.read(most))
+
+    def put(self, path: str, data: bytes, *, replaces: bool) -> bool:
+        """Written in its place: a move takes names for patterns in some file systems."""
+        if not replaces and self.look(path) is not None:
+            return False
+        with self._asking(path), self._fs.open(self._literal(path), "wb") as file:
+            file.write(data)
+        return True
+
     def _literal(self, path: str) -> str:
         """The path, if the library reads it as it is written. Raises PermanentArtifactError."""
         if (read := self._fs._strip_protocol(path)) != path:

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from threading import Lock, Semaphore
 from typing import Any, TypeVar
 
+from google.api_core.exceptions import PreconditionFailed, RequestRangeNotSatisfiable
 from google.cloud.exceptions import NotFound
 from google.cloud.storage import Blob
 from google.cloud.storage.batch import Batch
@@ -29,7 +30,7 @@ from gcd.errors import (
 T = TypeVar("T")
 
 LIST, GET, DELETE = "storage.objects.list", "storage.objects.get", "storage.objects.delete"
-LOOK = "storage.buckets.get"
+MAKE, LOOK = "storage.objects.create", "storage.buckets.get"
 ONCE: Mapping[str, Any] = {"retry": None, "timeout": TIMEOUT}
 """The SDK never tries again by itself: gcd does."""
 PAGE = 1000
@@ -208,6 +209,37 @@ class GCSBucket(Bucket):
 
     def _look_at(self, item: Item) -> Any:
         return self._bucket.get_blob(item.key, generation=int(item.version or 0), **ONCE)
+
+    # -- single objects ----------------------------------------------------------------------------
+
+    def read(self, key: str, most: int) -> bytes | None:
+        """The first bytes of an object."""
+
+        def ask() -> bytes | None:
+            try:
+                blob = self._bucket.blob(key)
+                return bytes(blob.download_as_bytes(end=most - 1, checksum=None, **ONCE))
+            except NotFound:
+                return None
+            except RequestRangeNotSatisfiable:
+                return b""  # it is empty
+
+        return self.again(lambda: self._call(ask, GET, f"bucket {self.name}, key {key!r}"))
+
+    def write(self, key: str, data: bytes, *, is_new: bool) -> bool:
+        """Write an object, of which there is no generation yet."""
+        condition = {"if_generation_match": 0} if is_new else {}
+
+        def send() -> bool:
+            try:
+                self._bucket.blob(key).upload_from_string(
+                    data, content_type="application/json", **condition, **ONCE
+                )
+            except PreconditionFailed:
+                return False
+            return True
+
+        return self.again(lambda: self._call(send, MAKE, f"bucket {self.name}, key {key!r}"))
 
     # -- settings ----------------------------------------------------------------------------------
 

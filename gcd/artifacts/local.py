@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import timedelta
 
-from gcd.artifacts import permission, walk
+from gcd.artifacts import local_mark, permission, walk
 from gcd.artifacts.base import Deleted, Order, WayEnd
 from gcd.artifacts.other_names import OtherNames
 from gcd.artifacts.walk import shown
@@ -185,6 +185,14 @@ class LocalArtifactStore:
                 _remove_empty(folders[-1], inner, f"{path}/{inner}")
             if parts:
                 _remove_empty(folders[-2], parts[-1], path)
+
+    def read_mark(self, root: Place) -> bytes | None:
+        """The mark in the folder, reached without a link."""
+        return local_mark.read_mark(root.path)
+
+    def write_mark(self, root: Place, data: bytes, *, before: bytes | None) -> bool:
+        """Write the mark, whole or not at all."""
+        return local_mark.write_mark(root.path, data, before=before)
 
     def flush(self, targets: Iterable[Target]) -> None:
         """Write to disk the folders that removed trees and folders were entries of.

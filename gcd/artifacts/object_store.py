@@ -11,8 +11,8 @@ from itertools import islice
 from threading import Lock, Semaphore
 from typing import Generic, Self, TypeVar
 
-from gcd.artifacts.base import Deleted, Deletion, Options, Order
-from gcd.artifacts.buckets import Bucket, NoBucket
+from gcd.artifacts.base import MARK, MOST_OF_A_MARK, Deleted, Deletion, Options, Order
+from gcd.artifacts.buckets import Bucket, Denied, NoBucket
 from gcd.artifacts.bulk import BulkDeletion
 from gcd.artifacts.pace import Pace
 from gcd.errors import ArtifactError, PermanentArtifactError, TransientArtifactError, UnsafeTarget
@@ -119,6 +119,30 @@ class ObjectArtifactStore(ABC, Generic[B]):
         _refuse_unsafe(target)
         bucket = self.bucket(target.place)
         return not bucket.is_empty(target.place.path, all_versions=self.deletes_versions)
+
+    # -- the mark ----------------------------------------------------------------------------------
+
+    def read_mark(self, root: Place) -> bytes | None:
+        """The object of the mark's name. Who may list, but not read, still knows if there is none."""
+        bucket, key = self.bucket(root), root.path + MARK
+        try:
+            return bucket.read(key, MOST_OF_A_MARK + 1)
+        except NoBucket:
+            return None
+        except Denied as error:
+            first = next(bucket.pages(key, all_versions=False, limit=1), [])
+            if not any(item.key == key for item in first):
+                return None
+            raise UnsafeTarget(error.message, hint=error.hint) from error
+
+    def write_mark(self, root: Place, data: bytes, *, before: bytes | None) -> bool:
+        """Write the object, and see that it is there: not every store honours a condition."""
+        bucket, key = self.bucket(root), root.path + MARK
+        # Without the right to read nothing is written that could not be read afterwards.
+        if bucket.read(key, MOST_OF_A_MARK + 1) != before:
+            return False
+        is_written = bucket.write(key, data, is_new=before is None)
+        return is_written and bucket.read(key, MOST_OF_A_MARK + 1) == data
 
     # -- deleting ----------------------------------------------------------------------------------
 

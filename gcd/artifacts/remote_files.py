@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from enum import Enum, auto
 from typing import NamedTuple
 
-from gcd.errors import ArtifactError, TransientArtifactError
+from gcd.errors import ArtifactError, PermanentArtifactError, TransientArtifactError
 
 
 class Lost(TransientArtifactError):
@@ -76,6 +76,14 @@ class Files(ABC):
     @abstractmethod
     def remove_folder(self, path: str) -> bool:
         """Remove an empty folder; False if it is left, for it is not empty or the server does not say."""
+
+    def read(self, path: str, most: int) -> bytes:  # noqa: ARG002
+        """The first bytes of a file that was seen there. Raises FileNotFoundError."""
+        raise PermanentArtifactError(f"{self.where}: this backend reads no files")
+
+    def put(self, path: str, data: bytes, *, replaces: bool) -> bool:  # noqa: ARG002
+        """Write a small file; False where there is one that it does not replace."""
+        raise PermanentArtifactError(f"{self.where}: this backend writes no files")
 
     def true_path(self, path: str) -> str:
         """The path with every link on it followed, as far as the server says."""

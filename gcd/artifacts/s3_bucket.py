@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from datetime import datetime
 from threading import Lock, Semaphore
 from typing import Any
 from urllib.parse import unquote_plus
+
+from botocore.exceptions import ParamValidationError
 
 from gcd.artifacts.buckets import Bucket, Denied, Item, NotOffered
 from gcd.artifacts.pace import Pace
@@ -38,6 +41,9 @@ ACTIONS = {
     "get_object_retention": "s3:GetObjectRetention",
     "get_object_legal_hold": "s3:GetObjectLegalHold",
 }
+READ, WRITE = "s3:GetObject", "s3:PutObject"
+EXISTS = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "412"})
+"""Codes by which a store says that an object is there already."""
 LISTINGS = frozenset({"list_objects_v2", "list_object_versions", "list_multipart_uploads"})
 UNSET = frozenset(
     {
@@ -226,6 +232,46 @@ class S3Bucket(Bucket):
 
     def _name(self, item: Item) -> dict[str, str]:
         return {"Key": item.key} | ({"VersionId": item.version} if item.version else {})
+
+    # -- single objects ----------------------------------------------------------------------------
+
+    def read(self, key: str, most: int) -> bytes | None:
+        """The first bytes of an object."""
+
+        def ask() -> bytes | None:
+            try:
+                reply = self._client.get_object(Key=key, **self._fixed)
+                with closing(reply["Body"]) as body:
+                    return bytes(body.read(most))
+            except FOREIGN as error:
+                if code_of(error) in GONE:
+                    return None
+                raise translated(error, f"bucket {self.name}, key {key!r}", READ) from error
+
+        return self.again(ask)
+
+    def write(self, key: str, data: bytes, *, is_new: bool) -> bool:
+        """Write an object; where the store knows no condition, without one."""
+        condition = {"IfNoneMatch": "*"} if is_new else {}
+        try:
+            return self.again(lambda: self._put(key, data, condition))
+        except (NotOffered, PermanentArtifactError) as error:
+            is_unknown = isinstance(error, NotOffered) or isinstance(
+                error.__cause__, ParamValidationError
+            )
+            if not (is_new and is_unknown):
+                raise
+        return self.again(lambda: self._put(key, data, {}))
+
+    def _put(self, key: str, data: bytes, condition: Mapping[str, str]) -> bool:
+        about = {"Key": key, "Body": data, "ContentType": "application/json"}
+        try:
+            self._client.put_object(**about, **condition, **self._fixed)
+        except FOREIGN as error:
+            if code_of(error) in EXISTS:
+                return False
+            raise translated(error, f"bucket {self.name}, key {key!r}", WRITE) from error
+        return True
 
     # -- uploads -----------------------------------------------------------------------------------
 

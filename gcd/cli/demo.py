@@ -19,6 +19,7 @@ from pathlib import Path
 import click
 
 from gcd import clock
+from gcd.artifacts.base import MARK
 from gcd.durations import to_millis
 
 DAY = 86_400_000
@@ -205,7 +206,7 @@ def show(made: Demo) -> None:
             count = sum(path.is_file() for path in (made.root / str(number) / run).rglob("*"))
             click.echo(f"  {name:9} {rows:3} rows  {count} files  {note}")
     db.close()
-    left = sum(path.is_file() for path in made.root.rglob("*"))
+    left = sum(path.is_file() for path in made.root.rglob("*") if path.name != MARK)
     click.echo(f"  {left} files in all")
 
 

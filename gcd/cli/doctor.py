@@ -23,13 +23,14 @@ from gcd.cli.options import store_options
 from gcd.cli.render import console
 from gcd.cli.session import Session, open_session
 from gcd.cli.words import ALREADY_EMPTY, counted
-from gcd.errors import ArtifactError, BackendError, UsageError
+from gcd.errors import ArtifactError, BackendError, PermanentArtifactError, UsageError
 from gcd.logs import mask
-from gcd.model import Place
+from gcd.model import Claim, Ownership, Place
 from gcd.planning.clocks import moment
 from gcd.planning.gate import check_root
 from gcd.planning.guard import place_uri, written_place
 from gcd.store.checkup import Finding, Grade, examine
+from gcd.survey import Survey
 
 STYLES = {Grade.OK: "green", Grade.NOTE: "cyan", Grade.WARNING: "yellow", Grade.FAILURE: "red"}
 
@@ -114,6 +115,45 @@ def roots(session: Session) -> Iterator[Finding]:
         yield Finding(Grade.WARNING, "files", f"{counted(empty, 'tree')} {ALREADY_EMPTY}", mend)
     if not seen:
         yield Finding(Grade.OK, "storage roots", "nothing that is soft-deleted needs one")
+    yield from identity(survey)
+    for place, claim in sorted(survey.claims.noted().items(), key=lambda each: place_uri(each[0])):
+        yield owner(place, claim)
+
+
+def identity(survey: Survey) -> Iterator[Finding]:
+    """Whether this database is a copy, of one that gcd knows or of another store."""
+    found, subject = survey.claims.identity, "identity"
+    if found.doubt is not None:
+        yield Finding(
+            Grade.FAILURE, subject, "it cannot be told whether this is a copy", found.doubt
+        )
+    elif found.copied_from is not None:
+        seen = f"{found.name} is a copy of the one with the id {found.copied_from[:8]}"
+        hint = "gcd deletes nothing below a root until `gcd doctor --accept-root URI` gives it the root"
+        yield Finding(Grade.WARNING, subject, seen, hint)
+    else:
+        own = f"id {found.id[:8]}" if found.id else "no id yet; the first collection makes one"
+        yield Finding(Grade.OK, subject, f"{found.name}: {own}")
+    for each in survey.twins.all():
+        hint = "`gcd doctor --store NAME --accept-root URI` says to which of them each root belongs"
+        yield Finding(Grade.WARNING, subject, each, hint)
+
+
+def owner(place: Place, claim: Claim) -> Finding:
+    """Whose a storage root is."""
+    uri, subject = place_uri(place), "root mark"
+    match claim.owner:
+        case Ownership.OURS:
+            return Finding(Grade.OK, subject, f"{uri} carries the mark of this database")
+        case Ownership.FREE:
+            seen = f"{uri} carries no mark; a collection writes one before it deletes there"
+            return Finding(Grade.NOTE, subject, seen)
+        case Ownership.UNMARKABLE:
+            seen = (
+                f"{uri} cannot carry a mark: only the identity of the databases tells copies apart"
+            )
+            return Finding(Grade.NOTE, subject, seen, claim.detail or None)
+    return Finding(Grade.FAILURE, subject, f"{uri} is not for this database", claim.detail)
 
 
 def remarks(session: Session, root: Place) -> Iterator[Finding]:
@@ -144,7 +184,24 @@ def accept(session: Session, uri: str) -> None:
             f"{uri} is not there", hint="mount it first: an absent root is not trusted"
         )
     session.store.prepare()
+    said = take(session, true)
     session.store.remember_root(
         None, true, {"identity": probe.identity, "is_accepted": 1, "failures": 0, "error": None}
     )
-    click.echo(f"{place_uri(true)} is trusted from now on")
+    click.echo(f"{place_uri(true)} is trusted from now on{said}")
+
+
+def take(session: Session, place: Place) -> str:
+    """Leave this database's mark in a root; what is to be said of whose it was."""
+    claims = session.survey(session.store.now()).claims
+    if claims.identity.doubt is not None:
+        raise UsageError("the root cannot be given to this database", hint=claims.identity.doubt)
+    try:
+        before = claims.take(place, session.store.now())
+    except PermanentArtifactError as error:
+        return f"; it carries no mark of this database: {error}"
+    except ArtifactError as error:
+        raise UsageError(f"{place_uri(place)}: {error}", hint=error.hint) from error
+    if before is None or before.database == claims.identity.id:
+        return ""
+    return f"; it belonged to {before.who}, for which gcd deletes nothing there any more"

@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 
 from gcd import clock
 from gcd.artifacts.registry import Registry
-from gcd.collector import Collector
+from gcd.collector import UNWELL, Collector
 from gcd.daemon.duties import Duty
 from gcd.daemon.metrics import Metrics
 from gcd.daemon.pulse import Pulse
@@ -177,7 +177,7 @@ class Worker:
         self.metrics.planned(name, collected, report.kept, report.already_empty)
         self._measure(duty, store)
         log_report(name, report)
-        is_unwell = report.kept.keys() & {KeepReason.ROOT_UNHEALTHY, KeepReason.UNREACHABLE}
+        is_unwell = report.kept.keys() & UNWELL
         return Turn(report.state, report, reason="unhealthy" if is_unwell else None)
 
     def _warn(self, name: str, sentences: tuple[str, ...]) -> None:

@@ -10,10 +10,11 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from gcd.errors import BackendError, GcdError, UnsafeTarget
-from gcd.model import Candidate, KeepReason, Kind, Place, Root, Target
+from gcd.model import Candidate, Claim, KeepReason, Kind, Place, Root, Target
 from gcd.planning.gate import Gate, check_root
 from gcd.planning.guard import Scope, Site, make_targets
 from gcd.planning.holds import HoldIndex
+from gcd.planning.ownership import check_claim
 from gcd.planning.policy import Keep, Policy, judge, judge_member
 
 PRECEDENCE = (
@@ -105,6 +106,8 @@ class Facts:
     policy: Policy
     gate: Gate
     now: datetime
+    claims: Mapping[Target, Claim] = field(default_factory=dict)
+    """Whose the place of each of those trees is."""
     are_members: bool = False
     """The candidates go with their experiments, whose state was judged instead."""
 
@@ -134,6 +137,8 @@ def decide(candidate: Candidate, facts: Facts) -> Decision:
 
 def against(candidate: Candidate, target: Target, facts: Facts) -> Iterable[Keep]:
     """What speaks against deleting one tree: something live there, or its storage root."""
+    if (claim := facts.claims.get(target)) and (foreign := check_claim(claim)):
+        yield foreign
     if candidate.kind is Kind.EXPERIMENT:
         return  # its folder is only removed when it is empty: nothing in it can be lost
     over = facts.holds.over(target.place)

@@ -310,6 +310,12 @@ def remembered_roots(conn: Connection) -> frozenset[Place]:
     return frozenset(written_place(uri) for uri in conn.execute(query).scalars())
 
 
+def accepted_roots(conn: Connection) -> frozenset[Place]:
+    """The places that a person trusted by name."""
+    query = sa.select(root.c.uri).where(root.c.is_accepted != 0)
+    return frozenset(written_place(uri) for uri in conn.execute(query).scalars())
+
+
 def backlog(conn: Connection, at_ms: int) -> dict[str, int]:
     """Entries that are due and not swept, or stuck, by the key of their root."""
     is_due = sa.and_(journal.c.state == EntryState.PENDING.value, journal.c.due_ms <= at_ms)

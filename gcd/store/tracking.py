@@ -22,6 +22,7 @@ from gcd.model import (
     Candidate,
     Entry,
     Hold,
+    Identity,
     KeepReason,
     Kind,
     Outcome,
@@ -39,6 +40,7 @@ from gcd.store import (
     connection,
     contents,
     holds,
+    identity,
     indexes,
     journal,
     presence,
@@ -168,8 +170,21 @@ class TrackingStore:
                 self.refuse_unsafe_mysql(conn)
         tables.ensure(self.engine)
         self.has_own_tables = True
+        self.ensure_identity()
         with self.reading() as conn:
             self.seconds_each = steadily(lambda: indexes.seconds_each(conn, self.schema))
+
+    def ensure_identity(self) -> None:
+        """Give the database an id of its own, and a copy of another one a new one."""
+        with self.reading() as conn:
+            if identity.is_up_to_date(conn):
+                return
+        self.retried(identity.ensure)
+
+    def identity(self) -> Identity:
+        """Who this database is: asked anew each time, and written by `prepare` alone."""
+        with self.reading() as conn:
+            return identity.identity_of(conn, has_own_tables=self.has_own_tables)
 
     def refuse_unsafe_mysql(self, conn: Connection) -> None:
         """Without transactions, or with statement-based replication, a purge is not atomic."""
@@ -548,6 +563,13 @@ class TrackingStore:
             return frozenset()
         with self.reading() as conn:
             return journal.remembered_roots(conn)
+
+    def accepted_roots(self) -> frozenset[Place]:
+        """The places that a person gave to this database."""
+        if not self.has_own_tables:
+            return frozenset()
+        with self.reading() as conn:
+            return journal.accepted_roots(conn)
 
     def remember_root(self, lease: Lease | None, place: Place, values: Mapping[str, Any]) -> None:
         """Write what is known of a root; without a lease where an operator says so."""

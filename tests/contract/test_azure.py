@@ -166,6 +166,7 @@ class TestOnAzurite(ArtifactStoreContract):
 
 
 class _OnStub(ArtifactStoreContract):
+    has_marks = False
     unsupported = DOTS | NOT_UTF8
     has_folders = False
 

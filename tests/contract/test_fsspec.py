@@ -82,6 +82,7 @@ class _OnDisk:
 
 
 class TestLocal(_OnDisk, ArtifactStoreContract):
+    marks_are_exclusive = False
     unsupported = frozenset(ODD_KEYS)
 
     def test_links_go_as_links_and_a_tree_that_is_one_is_refused(self, tmp_path: Path) -> None:
@@ -107,6 +108,7 @@ class TestLocal(_OnDisk, ArtifactStoreContract):
 
 
 class TestArrow(_OnDisk, ArtifactStoreContract):
+    marks_are_exclusive = False
     kind = Arrow
     unsupported = frozenset({*ODD_KEYS, "\udcff\udcfe"})
 
@@ -181,6 +183,7 @@ class TestArrow(_OnDisk, ArtifactStoreContract):
 
 
 class TestMemory(ArtifactStoreContract):
+    marks_are_exclusive = False
     unsupported = frozenset(ODD_KEYS)
 
     @pytest.fixture(autouse=True)

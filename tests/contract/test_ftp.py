@@ -74,6 +74,7 @@ class _OnServer:
 
 
 class TestContract(_OnServer, ArtifactStoreContract):
+    marks_are_exclusive = False
     unsupported = frozenset({*ODD_KEYS, "line\nbreak", "\udcff\udcfe"})
 
 
