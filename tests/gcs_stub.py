@@ -49,6 +49,7 @@ class Generation:
     number: int
     size: int
     is_live: bool = True
+    data: bytes = b""
 
 
 @dataclass
@@ -70,7 +71,7 @@ class Stub:
     seen: list[tuple[str, int]] = field(default_factory=list)
     tokens: set[str | None] = field(default_factory=set)
     """What the requests brought as credentials."""
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    lock: threading.RLock = field(default_factory=threading.RLock)
     numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1_700_000_000_000_000))
     url: str = ""
 
@@ -79,7 +80,7 @@ class Stub:
         with self.lock:
             found = self.objects.setdefault(bucket, {}).setdefault(key, [])
             self._archive(found)
-            made = Generation(next(self.numbers), len(data))
+            made = Generation(next(self.numbers), len(data), data=data)
             found.append(made)
             return made.number
 
@@ -88,6 +89,24 @@ class Stub:
             each.is_live = False
         if not self.is_versioned:
             found.clear()
+
+    def read(self, bucket: str, key: str) -> Reply:
+        """The data of the live generation."""
+        live = [each for each in self.objects[bucket].get(key, []) if each.is_live]
+        if not live:
+            return error(404, "notFound")
+        return Reply(200, live[0].data.decode(), "application/octet-stream")
+
+    def upload(self, bucket: str, query: dict[str, str], body: str) -> Reply:
+        """An upload of two parts: the name, and the data."""
+        parts = [each.partition("\r\n\r\n")[2] for each in body.split("\r\n--")]
+        key, data = json.loads(parts[0])["name"], parts[1].encode()
+        with self.lock:
+            is_there = any(each.is_live for each in self.objects[bucket].get(key, []))
+            if query.get("ifGenerationMatch") == "0" and is_there:
+                return error(412, "conditionNotMet")
+            number = self.put(bucket, key, data)
+        return Reply(200, json.dumps({"name": key, "generation": str(number)}))
 
     def keys(self, bucket: str) -> set[str]:
         """The keys of what is live."""
@@ -203,6 +222,10 @@ class Handler(BaseHTTPRequestHandler):
                 return Reply(200, json.dumps(told))
             if path[1] not in self.stub.objects:
                 return error(404, "notFound", "The specified bucket does not exist.")
+            if operation == "object" and query.get("alt") == "media":
+                return self.stub.read(path[1], path[3])
+            if operation == "upload":
+                return self.stub.upload(path[1], query, body)
             if operation == "list":
                 return listing(self.stub, path[1], query, fault)
             if operation == "delete":
@@ -236,13 +259,16 @@ class Handler(BaseHTTPRequestHandler):
 def split(url: str) -> tuple[list[str], dict[str, str]]:
     """The steps of a path below the API's, each as it is meant, and the query."""
     parts = urlsplit(url)
-    path = parts.path.removeprefix("/storage/v1/")
+    path = parts.path.removeprefix("/upload").removeprefix("/download")
+    path = path.removeprefix("/storage/v1/")
     query = parse_qs(parts.query, keep_blank_values=True)
     return [unquote(each) for each in path.split("/")], {k: v[0] for k, v in query.items()}
 
 
 def operation_of(command: str, path: list[str]) -> str:
     """What a request asks for."""
+    if command == "POST" and path[2:] == ["o"]:
+        return "upload"
     if command == "POST":
         return "token" if path[-1] == "token" else "batch"
     if command == "DELETE":

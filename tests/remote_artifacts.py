@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from gcd.artifacts.base import MARK
 from tests.mlflow_store import RealStore
 from tests.program import decisions, report
 
@@ -33,8 +34,8 @@ class RemoteArtifacts:
         raise NotImplementedError
 
     def keys(self) -> set[str]:
-        """Everything that is there."""
-        return set(self.sizes())
+        """Everything that is there, but for gcd's own marks."""
+        return {key for key in self.sizes() if key.rpartition("/")[2] != MARK}
 
     def experiment(self, name: str) -> str:
         """An experiment with a location of its own."""

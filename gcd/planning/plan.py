@@ -137,10 +137,12 @@ def decide(candidate: Candidate, facts: Facts) -> Decision:
 
 def against(candidate: Candidate, target: Target, facts: Facts) -> Iterable[Keep]:
     """What speaks against deleting one tree: something live there, or its storage root."""
-    if (claim := facts.claims.get(target)) and (foreign := check_claim(claim)):
-        yield foreign
+    claim = facts.claims.get(target)
+    foreign = check_claim(claim) if claim else None
     if candidate.kind is Kind.EXPERIMENT:
-        return  # its folder is only removed when it is empty: nothing in it can be lost
+        # Its folder is only removed when it is empty: nothing in it can be lost.
+        yield from (foreign,) if foreign else ()
+        return
     over = facts.holds.over(target.place)
     if over is not None:
         yield Keep(over.reason, over.because)
@@ -148,6 +150,8 @@ def against(candidate: Candidate, target: Target, facts: Facts) -> Iterable[Keep
     unfit = check_root(root, facts.gate) if root else Keep(KeepReason.UNREACHABLE, UNKNOWN_ROOT)
     if unfit is not None:
         yield unfit
+    if foreign is not None and (unfit is None or foreign.reason is KeepReason.FOREIGN_ROOT):
+        yield foreign  # that a store does not answer is said once
 
 
 def locate(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from gcd.artifacts.base import MARK
 from tests.mlflow_store import RealStore
 from tests.object_servers import SECRET, ObjectServer, new_bucket
 from tests.program import collect, command, decisions, environment, gcd, report, shown
@@ -105,7 +106,8 @@ def test_all_versions_go_where_that_is_configured(buckets: Buckets) -> None:
 def versions_below(buckets: Buckets, part: str) -> int:
     found = buckets.client.list_object_versions(Bucket=buckets.bucket)
     listed = [*found.get("Versions", ()), *found.get("DeleteMarkers", ())]
-    return sum(f"/{part}/" in each["Key"] for each in listed)
+    keys = [each["Key"] for each in listed]
+    return sum(f"/{part}/" in key and not key.endswith("/" + MARK) for key in keys)
 
 
 @ON_MOTO

@@ -43,7 +43,6 @@ class TestOnStub(ArtifactStoreContract):
     """A bucket that keeps any key, whose listings have short pages."""
 
     unsupported = NOT_UTF8
-    has_marks = False
     versions = "current"
 
     @pytest.fixture(autouse=True)
