@@ -20,6 +20,7 @@ from sqlalchemy.engine import Connection, Engine, Row
 from gcd import clock
 from gcd.durations import from_millis
 from gcd.errors import GcdError, LeaseHeld, StoreReplaced
+from gcd.planning.clocks import MOST_JUMP
 from gcd.store.connection import reading, writing
 from gcd.store.read import now_ms
 from gcd.store.tables import lease as leases
@@ -226,8 +227,7 @@ def take(engine: Engine, holder: str, *, wants: bool) -> int:
     with writing(engine) as conn:
         row = conn.execute(sa.select(leases).where(leases.c.name == NAME).with_for_update()).first()
         at = now_ms(conn)
-        is_free = row is None or row.holder is None or row.expires_ms <= at or is_dead(row.holder)
-        if is_free:
+        if row is None or is_free(row, at):
             epoch = (row.epoch if row is not None else 0) + 1
             put(conn, row, holder, epoch, at)
             return epoch
@@ -235,6 +235,19 @@ def take(engine: Engine, holder: str, *, wants: bool) -> int:
             conn.execute(leases.update().where(leases.c.name == NAME).values(wanted_ms=at))
         held = row
     raise held_error(held)
+
+
+def is_free(row: Row[*tuple[Any, ...]], at_ms: int) -> bool:
+    """Whether nobody holds the lease, or one who is known to be dead."""
+    return row.holder is None or is_over(row.expires_ms, at_ms) or is_dead(row.holder)
+
+
+def is_over(expires_ms: int, at_ms: int) -> bool:
+    """Whether a lease has ended, or was written by a clock that was ahead.
+
+    A holder that lives renews such a one within seconds; if it comes too late, the fence stops it.
+    """
+    return not at_ms < expires_ms <= at_ms + milliseconds(MOST_JUMP + TERM)
 
 
 def put(
@@ -269,8 +282,6 @@ def holder_of(engine: Engine) -> str | None:
     """Who holds the lease now, None if nobody does, or one who is known to be dead."""
     with reading(engine) as conn:
         row = conn.execute(sa.select(leases).where(leases.c.name == NAME)).first()
-        if row is None or row.holder is None or row.expires_ms <= now_ms(conn):
-            return None
-        if is_dead(row.holder):
+        if row is None or is_free(row, now_ms(conn)):
             return None
         return str(row.holder).split(" [")[0]

@@ -12,7 +12,7 @@ import pytest
 
 from gcd.store.connection import BUSY_TIMEOUT, IDLE_IN_TRANSACTION
 from gcd.store.lease import MARGIN, RENEWAL, TERM, started_at, whoami
-from tests.mlflow_store import RealStore
+from tests.mlflow_store import DAY, RealStore, now_ms
 from tests.program import NOBODY, collect, gcd, shown, start
 from tests.snapshot import Snapshot
 from tests.stopper import BEGUN, CONFIRM, PURGE, Moment, killed, resumed, started, stopped
@@ -24,6 +24,7 @@ SECOND_PURGE = Moment(
     "before", "commit", PURGE, number=2, seconds={"gcd.store.connection:IDLE_IN_TRANSACTION": 3}
 )
 """In the transaction that purges what comes after the canary."""
+HOUR = 3_600_000
 ELSEWHERE = "elsewhere pid 1 [0-0-0 1 1]"
 ON_SQLITE = pytest.mark.parametrize("server", ["sqlite"], indirect=True)
 WITH_ROW_LOCKS = pytest.mark.parametrize("server", ["postgresql", "mariadb"], indirect=True)
@@ -130,10 +131,20 @@ def test_one_that_was_killed_on_this_host_is_succeeded_at_once(store: RealStore)
 
 
 @ON_SQLITE
+def test_one_whose_clock_was_a_year_ahead_is_succeeded(store: RealStore) -> None:
+    """No lease that is renewed now ends in a year: its holder's clock, or the one since, was wrong."""
+    runs = small_store(store)
+    assert gcd("init", uri=store.uri).returncode == 0
+    pass_elsewhere(store, expires_ms=now_ms() + 365 * DAY)
+    collect(store.uri)
+    assert not store.runs() & set(runs)
+
+
+@ON_SQLITE
 def test_one_on_another_host_is_succeeded_when_its_time_is_over(store: RealStore) -> None:
     runs = small_store(store)
     assert gcd("init", uri=store.uri).returncode == 0
-    pass_elsewhere(store, expires_ms=2**53)
+    pass_elsewhere(store, expires_ms=now_ms() + HOUR)
     held = gcd(*CYCLE, uri=store.uri)
     assert held.returncode == 11, shown(held)
     assert "elsewhere pid 1" in held.stderr
