@@ -32,7 +32,7 @@ def sweep_rows(dry_run: bool, yes: bool, wait: str | None, as_json: bool, **opti
     """Delete rows that name a run, a logged model, a trace or an experiment that is gone.
 
     `mlflow gc` leaves them: inputs and outputs with their tags, links, marks on traces, and tags of
-    deleted model versions. On a terminal they are counted first and you are asked.
+    deleted model versions. What may name something of another server stays. On a terminal they are counted first and you are asked.
     """
     if dry_run and (yes or wait):
         raise UsageError("--dry-run deletes nothing: --yes and --wait say nothing with it")

@@ -1,6 +1,11 @@
 """Rows without an owner, which earlier `mlflow gc` runs left: counted by table, or deleted page by page.
 
-It must never delete a row whose owner is there, nor any entity itself.
+Invariant: what goes has named, by proof, something that was in this database and is gone. A row is
+proved by how MLflow writes it (`WRITTEN_WITH`: together with its owner, or after it has looked it up
+here), else by another row that is proved so (`evidence`: inputs of a run, gcd's journal). All others
+may name something that lives elsewhere, or is yet to come, and stay: a trace made with a model or
+in a run of another server, a model of another server that a run took, a link to a trace that was
+sent somewhere else. A row whose owner is there never goes, nor does any entity itself.
 """
 
 from __future__ import annotations
@@ -13,11 +18,13 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from gcd.model import Kind
+from gcd.store import tables
 from gcd.store.eraser import SLICE, Eraser, slices
 from gcd.store.exact import Exact
 from gcd.store.lease import Lease
 from gcd.store.read import NOW
-from gcd.store.references import ALL, ENTITY_TABLES, OWNERS, Action, Reference
+from gcd.store.references import ALL, ENTITY_TABLES, OF_RUNS, OWNERS, Action, Reference
 from gcd.store.schema import Schema
 from gcd.store.tracking import TrackingStore
 
@@ -26,6 +33,26 @@ PARTS = frozenset({"inputs", "scorers", "datasets", "label_schemas", "issues"})
 SWEPT = (frozenset(ENTITY_TABLES.values()) | PARTS) - {"jobs"}
 DELETED_VERSION = "Deleted_Internal"
 VERSION_TAGS = "model_version_tags"
+WRITTEN_WITH = frozenset(
+    {
+        # log_inputs and log_outputs look up the run, and write a dataset with its first use.
+        ("inputs", "destination_id", "runs"),
+        ("inputs", "source_id", "runs"),
+        ("inputs", "source_id", "datasets"),
+        ("input_tags", "input_uuid", "inputs"),
+        # The number of an experiment means nothing outside the database that gave it.
+        ("entity_associations", "source_id", "experiments"),
+        ("entity_associations", "destination_id", "experiments"),
+        ("sql_trace_metric_daily_rollups", "experiment_id", "experiments"),
+        ("sql_span_cost_daily_rollups", "experiment_id", "experiments"),
+        ("sql_assessment_daily_rollups", "experiment_id", "experiments"),
+        ("sql_trace_rollup_rebuild_queue", "experiment_id", "experiments"),
+        # Configuration of one server, which looks both sides up.
+        ("review_queue_label_schemas", "schema_id", "label_schemas"),
+        ("endpoint_bindings", "resource_id", "scorers"),
+    }
+)
+"""(table, column, owner's table) where MLflow cannot have written a row without its owner here."""
 FEW = 100
 """Model versions in one condition."""
 YOUNG = timedelta(days=1)
@@ -79,15 +106,45 @@ def is_ownerless(
     """That a row refers in this way to what is not there."""
     owner = schema.table(reference.to).alias()
     missing_owner = ~naming(reference, rows, owner)
-    return sa.and_(*says(reference, rows), missing_owner, *is_settled(schema, rows))
+    proof = [] if is_written_with(reference) else [sa.or_(*evidence(schema, reference, rows))]
+    return sa.and_(*says(reference, rows), missing_owner, *is_settled(schema, rows), *proof)
+
+
+def is_written_with(reference: Reference) -> bool:
+    """Whether a row that refers in this way is itself the proof that its owner was here."""
+    return (reference.table, reference.column, reference.to) in WRITTEN_WITH
+
+
+def evidence(
+    schema: Schema, reference: Reference, rows: sa.FromClause
+) -> Iterator[sa.ColumnElement[bool]]:
+    """Other rows that prove that the owner which a row names was in this database; false where none can."""
+    named = rows.c[reference.column]
+    kind = next((kind for kind, table in ENTITY_TABLES.items() if table == reference.to), None)
+    if kind is not None and schema.has(tables.journal.name):
+        journal = tables.journal.alias()
+        yield sa.exists().where(journal.c.entity_id == named, journal.c.kind == kind.value)
+    if kind is Kind.RUN:
+        for each in OF_RUNS:
+            if each.table == "inputs" and schema.has("inputs", each.column):
+                inputs = schema.table("inputs").alias()
+                fixed = [inputs.c[column].in_(values) for column, values in each.where]
+                yield sa.exists().where(inputs.c[each.column] == named, *fixed)
+    yield sa.false()
 
 
 def is_settled(schema: Schema, rows: sa.FromClause) -> list[sa.ColumnElement[bool]]:
     """That a row is not so young that its owner may be on its way: MLflow links traces unseen."""
+    young = is_young(schema, rows)
+    return [] if young is None else [~young]
+
+
+def is_young(schema: Schema, rows: sa.FromClause) -> sa.ColumnElement[bool] | None:
+    """That a row was written lately; None where it does not say when."""
     if "created_time" not in rows.c:
-        return []
+        return None
     now: sa.ColumnElement[int] = sa.literal_column(f"({NOW[schema.catalogue.dialect]})")
-    return [rows.c.created_time < now - YOUNG // timedelta(milliseconds=1)]
+    return rows.c.created_time >= now - YOUNG // timedelta(milliseconds=1)
 
 
 def goes(schema: Schema, table: str, rows: sa.FromClause) -> list[sa.ColumnElement[bool]]:
@@ -156,8 +213,11 @@ Deletion = Callable[[Eraser], object]
 
 
 def deletions(store: TrackingStore) -> Iterator[Deletion]:
-    """What is to be deleted, one transaction each; it is looked for once more in there."""
-    for reference in unguarded(store.schema):
+    """What is to be deleted, one transaction each; it is looked for once more in there.
+
+    What needs evidence goes first: the evidence goes too.
+    """
+    for reference in sorted(unguarded(store.schema), key=is_written_with):
         for values in ownerless(store, reference):
             yield deletion(reference, values)
     with store.reading() as conn:
@@ -193,8 +253,13 @@ def deletion(reference: Reference, values: Sequence[Any]) -> Deletion:
     """The rows that name these in this way, with what belongs to them."""
 
     def delete(eraser: Eraser) -> None:
-        column = eraser.schema.table(reference.table).c[reference.column]
+        table = eraser.schema.table(reference.table)
+        column = table.c[reference.column]
         still = missing(eraser.schema, reference).where(column.in_(values))
+        # All rows that name a value go: none of them may be young.
+        young = is_young(eraser.schema, others := table.alias())
+        if young is not None:
+            still = still.where(column.not_in(sa.select(others.c[reference.column]).where(young)))
         gone = eraser.conn.execute(still).scalars().all()
         if gone:
             eraser.delete_referring(reference, gone)

@@ -1004,10 +1004,9 @@ def test_sweep_rows_leaves_a_link_whose_trace_may_be_on_its_way(store: RealStore
 
     assert done.stdout.strip() == "0 rows deleted", shown(done)
     assert before.against(look(store)) == []
+    # However old it is, its trace may have been sent to another server.
     age_links(store)
-    assert json.loads(gcd("sweep-rows", "--dry-run", "--json", uri=store.uri).stdout)["rows"] == 1
-    gcd("sweep-rows", uri=store.uri)
-    assert look(store).tables["entity_associations"] == []
+    assert json.loads(gcd("sweep-rows", "--dry-run", "--json", uri=store.uri).stdout)["rows"] == 0
 
 
 def test_sweep_rows_removes_what_mlflow_gc_left_and_nothing_else(store: RealStore) -> None:
@@ -1049,6 +1048,16 @@ def test_sweep_rows_removes_what_mlflow_gc_left_and_nothing_else(store: RealStor
         for row in expected["model_version_tags"]
         if (row["name"], str(row["version"])) != ("v", version)
     ]
+    # These may name a model, and a trace, of another server: nothing proves that they were here.
+    uses = [row for row in before.tables["inputs"] if row["destination_id"] == model]
+    prompts = [
+        row
+        for row in before.tables["entity_associations"]
+        if row["destination_type"] == "prompt_version" and row["source_id"] in entities
+    ]
+    assert len(uses) == 1
+    expected["inputs"] = expected["inputs"] + uses
+    expected["entity_associations"] = expected["entity_associations"] + prompts
     assert differences(expected, after.tables) == []
     again = gcd("sweep-rows", uri=store.uri)
     assert again.stdout.strip() == "0 rows deleted"
