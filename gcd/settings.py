@@ -37,6 +37,7 @@ def make_settings(config: Config, chosen: StoreConfig, selection: Selection) -> 
         batch_entities=config.purge.batch_runs,
         batch_rows=config.purge.batch_rows,
         harmless=frozenset(config.purge.harmless),
+        unread_registry=chosen.unread_registry,
         keep_history=journal.keep_history,
         quota=Quota(
             quota.max_entities or None, quota.max_bytes or None, quota.max_duration or None

@@ -69,6 +69,8 @@ class Settings:
     batch_rows: int = 50_000
     harmless: frozenset[str] = frozenset()
     """Tables and triggers that gcd does not know and that are no reason to keep or to refuse."""
+    unread_registry: str | None = None
+    """The variable that names a model registry which gcd cannot read: it may refer to anything."""
     keep_history: timedelta = timedelta(days=90)
     quota: Quota = field(default_factory=Quota)
     max_share: float | None = None
@@ -261,10 +263,21 @@ class Survey:
         """What people should know of the store and of the roots that were looked at."""
         return (
             *self.store.schema.notes(),
+            *self._registry_notes(),
             *self.unmatched,
             *self.places.notes(),
             *self._unmarked(),
         )
+
+    def _registry_notes(self) -> Iterator[str]:
+        if self.settings.unread_registry:
+            yield unread(self.settings.unread_registry)
+        if self.store.versions_elsewhere:
+            yield (
+                f"{self.store.versions_elsewhere} runs and logged models are kept for model versions "
+                "that this database does not have; where the registry is another database, name it "
+                "with --registry-store-uri"
+            )
 
     @cached_property
     def unmatched(self) -> tuple[str, ...]:
@@ -298,7 +311,7 @@ class Survey:
         plan = make_plan(page, facts)
         plan = plan.without(self._held_otherwise(plan, holds))
         found = self.evidence.of(plan, facts.roots)
-        return found.applied(plan).without(self._unknown(plan))
+        return found.applied(plan).without({**self._unknown(plan), **self._unread(plan)})
 
     def _claims_of(
         self, page: Sequence[Candidate], targets: Mapping[str, tuple[Target, ...] | Keep]
@@ -323,12 +336,11 @@ class Survey:
         return None
 
     def _unknown(self, plan: Plan) -> dict[str, Keep]:
-        """Those that a table refers to which gcd does not know."""
+        """Those that something refers to, or may, which gcd does not know."""
         found: dict[str, Keep] = {}
         for kind in {decision.candidate.kind for decision in plan.collect}:
             ids = [d.candidate.id for d in plan.collect if d.candidate.kind is kind]
-            for entity, table in self.store.unknown_references(kind, ids).items():
-                detail = f"the table {table} refers to it"
+            for entity, detail in self.store.unknown_references(kind, ids).items():
                 found[entity] = Keep(KeepReason.UNKNOWN_REFERENCE, detail)
         return found
 
@@ -341,6 +353,16 @@ class Survey:
                 if hold := holds.over_any(other_names(target.place)):
                     found[decision.candidate.id] = Keep(hold.reason, hold.because)
         return found
+
+    def _unread(self, plan: Plan) -> dict[str, Keep]:
+        """Everything that a registry which gcd cannot read may refer to."""
+        variable = self.settings.unread_registry
+        if variable is None:
+            return {}
+        keep = Keep(KeepReason.REGISTERED, unread(variable))
+        return {
+            each.candidate.id: keep for each in plan.collect if each.candidate.kind is not Kind.JOB
+        }
 
     def measured(self, plan: Plan) -> dict[str, Usage]:
         """Objects and bytes of the trees to collect, by entity, measured many at once.
@@ -366,6 +388,19 @@ class Survey:
 
     def _measure(self, target: Target) -> Usage:
         return self.registry.open(target.place.scheme).measure(target)
+
+
+def has_tree(decision: Decision) -> bool:
+    """Whether it has a tree of its own: an experiment has but a folder that must be empty."""
+    return decision.candidate.kind is not Kind.EXPERIMENT
+
+
+def unread(variable: str) -> str:
+    """Why everything stays where the environment names a registry that gcd cannot read."""
+    return (
+        f"{variable} names a model registry that is not a database, and its versions may refer to "
+        "this; name the registry's database with --registry-store-uri"
+    )
 
 
 TELLING = frozenset(

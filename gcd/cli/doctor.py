@@ -10,6 +10,7 @@ import platform
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
+from itertools import islice
 from typing import Any
 
 import click
@@ -30,8 +31,10 @@ from gcd.planning.clocks import moment
 from gcd.planning.gate import check_root
 from gcd.planning.guard import place_uri, written_place
 from gcd.store.checkup import Finding, Grade, examine
-from gcd.survey import Survey
+from gcd.survey import Survey, unread
 
+SOME = 3
+"""Examples of one finding."""
 STYLES = {Grade.OK: "green", Grade.NOTE: "cyan", Grade.WARNING: "yellow", Grade.FAILURE: "red"}
 
 
@@ -53,7 +56,8 @@ def doctor(accept_root: str | None, accept_clock: bool, as_json: bool, **options
             accept(session, accept_root)
         if not is_reading:
             return
-        findings = [*environment(session), *examine(session.store.engine, session.store.schema)]
+        findings = [*environment(session), *registry(session)]
+        findings += examine(session.store.engine, session.store.schema)
         findings += jumps(session)
         findings += roots(session)
     if as_json:
@@ -95,6 +99,20 @@ def take_clock(session: Session) -> None:
     session.store.prepare()
     at = session.store.accept_clock()
     click.echo(f"the database's clock, which shows {moment(at)}, is trusted from now on")
+
+
+def registry(session: Session) -> Iterator[Finding]:
+    """Where the model registry is, and whether it has all the versions that the store names."""
+    subject, option = "model registry", "name the registry's database with --registry-store-uri"
+    if variable := session.settings.unread_registry:
+        yield Finding(Grade.FAILURE, subject, unread(variable), option)
+        return
+    if session.store.registry is not None:
+        seen = "another database (--registry-store-uri): what its versions refer to is kept"
+        yield Finding(Grade.OK, subject, seen)
+        return
+    for hold in islice(session.store.elsewhere(), SOME):
+        yield Finding(Grade.WARNING, subject, hold.because, option)
 
 
 def roots(session: Session) -> Iterator[Finding]:

@@ -52,7 +52,7 @@ def store_options(command: Command) -> Command:
                 "--registry-store-uri",
                 metavar="URI",
                 help="Database of the model registry, where it is another one: what its versions "
-                "refer to is kept.",
+                "refer to is kept (also $MLFLOW_REGISTRY_STORE_URI, $MLFLOW_REGISTRY_URI).",
             ),
             click.option("--store", metavar="NAME", help="A store of the configuration, by name."),
             click.option(

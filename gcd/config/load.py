@@ -19,11 +19,19 @@ from gcd.config import problems, references, render, sources, stores, variables
 from gcd.config.render import Setting, settings_of
 from gcd.config.sections import Sections, fields_of
 from gcd.config.sources import Origin, Path_, Written
-from gcd.config.stores import BACKEND, DESTINATION, STORAGE, TRACKING, Given, StoreConfig
+from gcd.config.stores import (
+    BACKEND,
+    DESTINATION,
+    REGISTRY,
+    STORAGE,
+    TRACKING,
+    Given,
+    StoreConfig,
+)
 from gcd.errors import ConfigError
 from gcd.logs import MASK, mask
 
-MLFLOW = (BACKEND, TRACKING, DESTINATION, *STORAGE)
+MLFLOW = (BACKEND, TRACKING, DESTINATION, *REGISTRY, *STORAGE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +119,8 @@ class Config(Sections):
             found["backend_store_uri"] = variable
         if self._loaded.mlflow.get(DESTINATION):
             found["artifacts_destination"] = DESTINATION
+        if variable := stores.registry_variable(self._loaded.mlflow):
+            found["registry_store_uri"] = variable
         return found
 
     def _environment_notes(self) -> Iterator[str]:

@@ -203,7 +203,8 @@ class Purge(BaseModel):
         default=(),
         description="Tables and DELETE triggers that gcd does not know and that are no reason to keep "
         'an entity or to refuse a cycle, as in ["reports.notes", "audit_runs"]. A table must have '
-        "ON DELETE CASCADE or SET NULL: the database then deletes its rows, or empties their pointers.",
+        "ON DELETE CASCADE or SET NULL: the database then deletes its rows, or empties their "
+        "pointers. What a newer MLflow brought may be listed too, also as table.column.",
     )
 
     @model_validator(mode="after")

@@ -18,6 +18,8 @@ from gcd.errors import ConfigError
 BACKEND = "MLFLOW_BACKEND_STORE_URI"
 TRACKING = "MLFLOW_TRACKING_URI"
 DESTINATION = "MLFLOW_ARTIFACTS_DESTINATION"
+REGISTRY = ("MLFLOW_REGISTRY_STORE_URI", "MLFLOW_REGISTRY_URI")
+"""What names the model registry: the server's variable, then its clients'."""
 STORAGE = (
     "MLFLOW_S3_ENDPOINT_URL",
     "MLFLOW_S3_IGNORE_TLS",
@@ -66,6 +68,13 @@ class StoreConfig:
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Variables for the artifact stores: the store's own over MLflow's."""
     artifacts_proxy: str | None = None
+    registry_variable: str | None = None
+    """The variable of MLflow's that names the registry, where nothing else does."""
+
+    @property
+    def unread_registry(self) -> str | None:
+        """The variable that names a registry which is not a database that gcd can open."""
+        return None if self.registry_store_uri else self.registry_variable
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,13 +106,16 @@ def choose(
     if uri is None:
         raise _missing(name, fallback)
     destination = given.artifacts_destination or chosen.artifacts_destination
+    registry = given.registry_store_uri or chosen.registry_store_uri
+    variable = None if registry else registry_variable(fallback)
     return StoreConfig(
         name,
         uri,
         destination or fallback.get(DESTINATION) or None,
-        given.registry_store_uri or chosen.registry_store_uri,
+        registry or (_database(fallback[variable].strip()) if variable else None),
         _merged(_storage(mlflow), _own(chosen)),
         given.artifacts_proxy or chosen.artifacts_proxy,
+        variable,
     )
 
 
@@ -132,6 +144,16 @@ def environment_variable(mlflow: Mapping[str, str]) -> str | None:
     if BACKEND in mlflow:
         return BACKEND
     return TRACKING if _database(mlflow.get(TRACKING)) else None
+
+
+def registry_variable(mlflow: Mapping[str, str]) -> str | None:
+    """The variable by which MLflow's environment names a registry apart from the tracking server."""
+    tracking = mlflow.get(TRACKING, "").strip().rstrip("/")
+    for name in REGISTRY:
+        value = mlflow.get(name, "").strip().rstrip("/")
+        if value and (value != tracking or _database(value)):
+            return name
+    return None
 
 
 def workspace_of_environment(environ: Mapping[str, str] | None = None) -> str | None:

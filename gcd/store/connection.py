@@ -89,6 +89,11 @@ def with_driver(url: URL) -> URL:
     return url.set(drivername=f"{backend}+{wanted if wanted in present else present[0]}")
 
 
+def is_same(uri: str, other: str) -> bool:
+    """Whether two URIs name one database in the same words, whichever driver they name."""
+    return parse_uri(uri) == parse_uri(other)
+
+
 def is_installed(module: str) -> bool:
     """Whether a top-level module can be imported."""
     try:

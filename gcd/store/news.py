@@ -202,7 +202,8 @@ class Questions:
 
     def __init__(self, engine: Engine, schema: Schema) -> None:
         self.engine = engine
-        self.schema = schema
+        # A direct connection begins no transaction, and so sets no search path.
+        self.schema = schema.qualified()
         self.sums: str | None = None
         self.newer = ""
         if schema.has(VERSIONS, "creation_time", "last_updated_time"):

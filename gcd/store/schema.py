@@ -5,8 +5,8 @@ It must never guess: a table or a trigger on what would be purged that it does n
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -54,6 +54,8 @@ class Schema:
     """Foreign keys on entities from tables that gcd does not know: what they name is kept."""
     harmless: tuple[ForeignKey, ...] = ()
     """Those from tables that an operator knows to be harmless: the database does as they say."""
+    novel: Mapping[Kind, str] = field(default_factory=dict)
+    """The kinds that a revision which gcd does not know may refer to, with why: they stay."""
 
     def references(self, to: str, *, scanned: bool) -> Iterator[Reference]:
         """The references to rows of a table that exist here, in the order of deletion."""
@@ -63,6 +65,15 @@ class Schema:
                 continue
             if self.catalogue.has(reference.table, *columns):
                 yield reference
+
+    def qualified(self) -> Schema:
+        """The same with its schema before each name: for connections without gcd's search path."""
+        place = self.catalogue.schema
+        tables = {
+            name: sa.table(name, *(sa.column(each.name) for each in table.c), schema=place)
+            for name, table in self.catalogue.tables.items()
+        }
+        return replace(self, catalogue=replace(self.catalogue, tables=tables))
 
     def table(self, name: str) -> sa.TableClause:
         """The table with the columns that it has here."""
@@ -100,10 +111,11 @@ class Schema:
         revision = self.catalogue.revision
         if revision is None or revision in KNOWN:
             return ()
-        return (
-            f"MLflow's schema revision {revision} is one that this gcd has not seen; it goes by the "
-            "tables and foreign keys that are there",
-        )
+        told = f"MLflow's schema revision {revision} is one that this gcd has not seen; "
+        if not self.novel:
+            return (told + "nothing new in it may refer to what it deletes",)
+        kept = (f"each {kind.replace('_', ' ')} stays: {why}" for kind, why in self.novel.items())
+        return (told + "; ".join(kept),)
 
     def deleted_tables(self) -> frozenset[str]:
         """The tables that a collection deletes rows from."""

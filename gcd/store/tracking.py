@@ -39,10 +39,12 @@ from gcd.store import (
     clocks,
     connection,
     contents,
+    elsewhere,
     holds,
     identity,
     indexes,
     journal,
+    novelty,
     presence,
     purge,
     read,
@@ -89,6 +91,7 @@ class TrackingStore:
     ) -> None:
         """Open the store and read its schema; raises StoreUnreachable, StoreRefused.
 
+        `registry_uri` may name the store's own database: then no version is looked for elsewhere.
         `harmless` names tables and triggers that gcd does not know and that are no reason to stop.
         """
         self.engine: Engine = connection.open_engine(uri, read_only=read_only)
@@ -96,10 +99,18 @@ class TrackingStore:
         self.harmless = harmless
         search_path.settle(self.engine)
         with connection.reading(self.engine) as conn:
-            self.schema: Schema = read_schema(conn, harmless)
-            visibility.confirm(conn, self.schema.catalogue)
+            schema = read_schema(conn, harmless)
+            visibility.confirm(conn, schema.catalogue)
+            novel = novelty.suspects(conn, schema, harmless)
+            self.schema: Schema = replace(schema, novel=novel)
             self.has_own_tables = tables.version_of(conn) is not None
-        self.registry = registry.open_registry(registry_uri) if registry_uri else None
+        self.is_registry_known = registry_uri is not None
+        is_another = registry_uri is not None and not connection.is_same(registry_uri, uri)
+        self.registry = (
+            registry.open_registry(registry_uri) if registry_uri and is_another else None
+        )
+        self.versions_elsewhere = 0
+        """How many entities a version that is not here may refer to, as holds() found."""
         self.export: Export | None = None
         self.turns = Turns() if self.dialect == "sqlite" else None
         self.seconds_each: Mapping[str, float] = {}
@@ -282,6 +293,10 @@ class TrackingStore:
         """Everything that may keep an entity or a tree, but for model versions, streamed."""
         with self.reading() as conn:
             yield from holds.all_holds(conn, self.schema, has_own_tables=self.has_own_tables)
+        self.versions_elsewhere = 0
+        for hold in self.elsewhere():
+            self.versions_elsewhere += 1
+            yield hold
 
     def news(self) -> tuple[News, ...]:
         """The model versions, to be read once and then asked for what is new."""
@@ -290,10 +305,18 @@ class TrackingStore:
             databases.append((self.registry.direct, self.registry.schema))
         return tuple(News(*each) for each in databases)
 
+    def elsewhere(self) -> Iterator[Hold]:
+        """What versions may refer to that are in no registry that gcd was told of."""
+        if not self.is_registry_known:
+            with self.reading() as conn:
+                yield from elsewhere.holds(conn, self.schema)
+
     def entity_holds(self, conn: Connection, ids: Sequence[str]) -> Iterator[Hold]:
         """What users and operators hold of these entities now, inside a purge transaction."""
         yield from tag_holds(conn, self.schema, ids)
         yield from holds.operator_holds(conn, ids)
+        if not self.is_registry_known:
+            yield from elsewhere.holds(conn, self.schema, ids)
 
     def stages(self, kind: Kind, ids: Sequence[str]) -> dict[str, str | None]:
         """The stage of each of the entities that exist."""
@@ -329,11 +352,14 @@ class TrackingStore:
             yield from presence.every_location(conn, self.schema)
 
     def unknown_references(self, kind: Kind, ids: Sequence[str]) -> dict[str, str]:
-        """Entity to a table that gcd does not know and that refers to it."""
+        """Entity to what refers to it, or may, that gcd does not know."""
+        if kind in self.schema.novel:
+            return dict.fromkeys(ids, self.schema.novel[kind])
         if not (self.schema.strangers and ids):
             return {}
         with self.reading() as conn:
-            return read.unknown_references(conn, self.schema, kind, ids)
+            found = read.unknown_references(conn, self.schema, kind, ids)
+        return {entity: f"the table {table} refers to it" for entity, table in found.items()}
 
     def entities_inside(self, segments: Sequence[str]) -> dict[str, str]:
         """Path segments that are ids of entities."""
