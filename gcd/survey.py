@@ -390,11 +390,6 @@ class Survey:
         return self.registry.open(target.place.scheme).measure(target)
 
 
-def has_tree(decision: Decision) -> bool:
-    """Whether it has a tree of its own: an experiment has but a folder that must be empty."""
-    return decision.candidate.kind is not Kind.EXPERIMENT
-
-
 def unread(variable: str) -> str:
     """Why everything stays where the environment names a registry that gcd cannot read."""
     return (

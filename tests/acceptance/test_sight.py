@@ -116,7 +116,7 @@ def test_a_temporary_twin_hides_nothing(store: RealStore) -> None:
                 "CREATE TEMPORARY TABLE model_versions (LIKE public.model_versions)"
             )
             conn.exec_driver_sql("CREATE TEMPORARY TABLE tags (LIKE public.tags)")
-        assert [each.because for each in opened.holds() if each.entity_id] == ["version 1 of m"]
+        assert [each.name for each in opened.news()[0].new()] == ["m"]
     finally:
         opened.close()
 
@@ -241,8 +241,11 @@ def test_a_policy_that_comes_later_stops_the_cycle_instead_of_hiding_rows(
     with role(store.database) as (_, uri):
         opened = TrackingStore(uri, read_only=True)
         try:
-            assert any(each.reason == "registered" for each in opened.holds())
-            store.sql("ALTER TABLE model_versions ENABLE ROW LEVEL SECURITY")
+            assert [each.name for each in opened.news()[0].new()] == ["m"]
+            for table in ("model_versions", "tags"):
+                store.sql(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
+            with pytest.raises(Exception, match="row-level security"):
+                list(opened.news()[0].new())
             with pytest.raises(Exception, match="row-level security"):
                 list(opened.holds())
         finally:
