@@ -109,9 +109,11 @@ class VersionIndex:
         by = By(name, number if isinstance(number, int) else 0)
         for text in {run, run.casefold()} if run else ():
             self._note(self._entities, hash(text), by)
+        # MLflow takes a relative path only in the tree of its run, and reads from where it stored.
+        is_known = bool(run) or not is_relative(location or "model")
         for uri in dict.fromkeys(filter(None, (source, location))):
             self._named |= named_versions(uri)
-            if run and is_relative(uri):  # MLflow takes such a path only in the tree of its run
+            if is_known and is_relative(uri):
                 self._add_places(self._trees, uri, (None,), by)
             else:
                 self._add_uri(uri, meanings, by)

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.mlflow_store import RealStore
+from tests.mlflow_store import RealStore, release
 from tests.mounting import Mount, mounting
 from tests.program import collect, decisions, gcd, shown
+from tests.servers import Database, Keeper
 from tests.snapshot import Snapshot
 
 KEPT = {"shared", "registered"}
@@ -261,6 +262,7 @@ def test_a_relative_source_of_a_known_run_keeps_that_run(store: RealStore) -> No
     run, other = store.run(store.experiment("e")), store.run(store.experiment("f"))
     register(store, "m", "artifacts/model", run_id=run)
     register(store, "by id", f"./mlruns/1/{run}/artifacts/model")
+    register(store, "stored", "model", storage_location="s3://elsewhere/model")
     register(store, "prompt", "dummy-source")
     register(store, "another", "prompt-template")
     store.delete(run, other)
@@ -293,6 +295,24 @@ def test_a_version_that_was_deleted_is_followed_where_another_names_it(store: Re
         store.client.delete_model_version(name, "1")
     store.delete(*runs)
     kept(store, *runs)
+
+
+def test_a_deleted_version_of_a_registry_elsewhere_is_followed(
+    store: RealStore, server: Keeper, schema: Database, tmp_path: Path
+) -> None:
+    registry = RealStore(server, server.copy(schema), tmp_path / "registry")
+    run, loose = store.run(store.experiment("e")), store.run(store.experiment("f"))
+    register(registry, "m", f"{store.tree(run)}/d")
+    register(registry, "copy", "models:/m/1", storage_location=None)
+    registry.client.delete_model_version("m", "1")
+    release(registry.uri)
+    store.delete(run, loose)
+    words = ("--registry-store-uri", registry.uri)
+    assert decisions(store.uri, *words) == {run: "registered", loose: "collect"}
+    collect(store.uri, *words)
+    assert store.exists(run)
+    assert store.tree(run).is_dir()
+    assert not store.exists(loose)
 
 
 def test_a_deleted_version_that_nothing_names_holds_nothing(store: RealStore) -> None:
