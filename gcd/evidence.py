@@ -32,6 +32,8 @@ from gcd.planning.policy import Keep
 NEWEST = 100
 """Runs, logged models and traces of an experiment of which one with files proves its location: the
 newest, since those log where the experiment logs now."""
+NOTES = 3
+"""Experiments of which one entity that is kept is told to people."""
 TRACED = 1000
 """Trees in which gcd deleted something that are read for one experiment."""
 
@@ -63,6 +65,7 @@ class Evidence:
         self._unproved: set[Place] = set()
         self._ends: dict[Place, WayEnd | None] = {}
         """Where the way to each folder ends that holds entities' folders."""
+        self._notes: dict[str, str] = {}
         self._filled: set[Place] = set()
         """Folders that were seen with something in them; gcd itself may empty them later."""
 
@@ -92,8 +95,21 @@ class Evidence:
         keep = judge_look(look, collect_absent=self.gate.collect_absent_trees)
         if keep is not None:
             found.keep.setdefault(candidate.id, keep)
+            self._note(candidate, keep)
         elif look.is_missed:
             found.empty[candidate.id].append(look.target)
+
+    def _note(self, candidate: Candidate, keep: Keep) -> None:
+        """Remember one entity of an experiment that is kept, with what to do about it."""
+        if len(self._notes) < NOTES:
+            kind = candidate.kind.replace("_", " ")
+            self._notes.setdefault(
+                candidate.experiment_id, f"{kind} {candidate.id} is kept: {keep.detail}"
+            )
+
+    def notes(self) -> tuple[str, ...]:
+        """Some of what is kept because of what was found, one of an experiment."""
+        return tuple(self._notes.values())
 
     # -- single trees ----------------------------------------------------------------------------
 
@@ -232,8 +248,9 @@ def has_tree(decision: Decision) -> bool:
 
 def around(target: Target) -> Place:
     """The folder in which an entity's own folder is."""
-    names = target.place.path.split("/")[:-3]
-    return replace(target.place, path="".join(name + "/" for name in names))
+    own = target.place.path[:-1].rpartition("/")[0]
+    above, slash, _ = own.rpartition("/")
+    return replace(target.place, path=above + slash)
 
 
 def folders_between(root: Place, folder: Place) -> Iterator[Place]:

@@ -267,6 +267,7 @@ class Survey:
             *self.unmatched,
             *self.places.notes(),
             *self._unmarked(),
+            *self.evidence.notes(),
         )
 
     def _registry_notes(self) -> Iterator[str]:

@@ -73,6 +73,7 @@ def test_a_disk_that_gcd_never_saw_mounted_keeps_its_runs(
     with away(store.root / far, how):
         done = collect(store.uri, expect=3)
         assert store.runs() == set(runs), shown(done)
+        assert done.stdout.count(f"file://{store.root}/{far}/ is an empty folder") == 1
         explained = gcd("explain", runs[0], "--older-than", "0s", uri=store.uri).stdout
         assert f"file://{store.root}/{far}/ is an empty folder" in explained
         assert "--accept-root" in explained
