@@ -1,9 +1,14 @@
 """Times `gcd gc` against `mlflow gc` and against hand-written SQL with `rm -rf`, side by side.
 
     python tests/bench/bench_gc.py [--runs 2000] [--database sqlite|postgresql|mariadb ...]
+    python tests/bench/bench_gc.py --versions 300000 [--runs 1000] [--database ...]
 
 Each works on a copy of one store: deleted runs with 50 metric rows and 5 files each, among as many
 live ones. PostgreSQL and MariaDB are those that the tests use; databases and files are removed.
+
+With --versions only `gcd gc` is timed, once among a hundred model versions that concern none of these
+runs and once among as many as are asked for, each with its peak of memory and the longest that another
+writer waited for one small transaction.
 """
 
 from __future__ import annotations
@@ -13,18 +18,23 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import sqlalchemy as sa
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from tests.measuring import Measured, measured
 from tests.mlflow_store import DAY, RealStore, Saved, make_schema, now_ms
 from tests.servers import DIALECTS, Keeper, find_mariadb, find_postgresql, opened
 
 METRICS, FILES = 50, 5
+PER_MODEL, FEW = 1000, 100
+"""Versions of one registered model; versions that are few."""
 CHILDREN = ("metrics", "latest_metrics", "params", "tags")
 
 
@@ -153,6 +163,90 @@ def bench(dialect: str, runs: int) -> None:
             print(f"  {name:16}{seconds:10.2f}{runs / seconds:10.0f}{ratio:13.1f}x", flush=True)
 
 
+# -- among many model versions -------------------------------------------------------------------
+
+
+def register(store: RealStore, versions: int) -> None:
+    """So many versions of models of other runs, as `register_model` leaves them."""
+    names = [{"name": f"model-{n}"} for n in range(1 + versions // PER_MODEL)]
+    others = [f"{n | 1 << 127:032x}" for n in range(versions)]
+    made = [
+        {
+            "name": f"model-{n // PER_MODEL}",
+            "version": 1 + n % PER_MODEL,
+            "source": (store.root / "other" / run / "artifacts" / "model").as_uri(),
+            "run": run,
+        }
+        for n, run in enumerate(others)
+    ]
+    with store.database.begin() as conn:
+        models = "INSERT INTO registered_models (name, creation_time) VALUES (:name, 1)"
+        conn.execute(sa.text(models), names)
+        insert = (
+            "INSERT INTO model_versions (name, version, creation_time, last_updated_time, source,"
+            " storage_location, run_id, current_stage, status)"
+            " VALUES (:name, :version, 1, 1, :source, :source, :run, 'None', 'READY')"
+        )
+        for first in range(0, versions, 5000):
+            conn.execute(sa.text(insert), made[first : first + 5000])
+        if conn.dialect.name == "postgresql":
+            conn.exec_driver_sql("ANALYZE")
+
+
+@dataclass
+class Writer:
+    """Somebody who writes a little all the time."""
+
+    store: RealStore
+    waits: list[float] = field(default_factory=list)
+
+    def work(self, stop: threading.Event) -> None:
+        """One small transaction after the other, each timed."""
+        engine = self.store.database.engine()
+        change = sa.text("UPDATE runs SET name = 'written' WHERE run_uuid = :run")
+        while not stop.wait(0.01):
+            began = time.monotonic()
+            with engine.begin() as conn:
+                conn.execute(change, {"run": f"{1:032x}"})
+            self.waits.append(time.monotonic() - began)
+        engine.dispose()
+
+
+def beside_a_writer(store: RealStore, out: Path) -> tuple[Measured, Writer]:
+    """`gcd gc` while somebody writes."""
+    writer, stop = Writer(store), threading.Event()
+    thread = threading.Thread(target=writer.work, args=(stop,))
+    thread.start()
+    try:
+        words = ("gc", "--older-than", "0s", "--yes")
+        return measured(out, *words, uri=store.uri, timeout=3600), writer
+    finally:
+        stop.set()
+        thread.join()
+
+
+def bench_versions(dialect: str, runs: int, versions: int) -> None:
+    """One table: a few versions, then many."""
+    with opened(dialect) as keeper, tempfile.TemporaryDirectory(prefix="gcd-bench-") as folder:
+        store = fresh(keeper, Path(folder))
+        fill(store, runs)
+        saved = store.save()
+        print(f"\n{dialect}: {runs} deleted runs, {METRICS} metric rows and {FILES} files each")
+        print(f"  {'model versions':>16}{'seconds':>10}{'of few':>8}{'MiB':>8}{'longest wait':>14}")
+        seconds: list[float] = []
+        for count in (FEW, versions):
+            store.again(saved)
+            register(store, count)
+            done, writer = beside_a_writer(store, Path(folder) / "out")
+            left = store.database.scalar("SELECT COUNT(*) FROM runs")
+            if done.code != 0 or left != runs:
+                raise SystemExit(f"exit {done.code}, {left} runs are left: {done.stderr}")
+            seconds.append(done.seconds)
+            ratio, wait = done.seconds / seconds[0], max(writer.waits)
+            figures = f"{done.seconds:10.2f}{ratio:7.2f}x{done.mib:8.0f}{wait:12.3f} s"
+            print(f"  {count:16,}{figures}", flush=True)
+
+
 def fresh(keeper: Keeper, folder: Path) -> RealStore:
     """An empty store with MLflow's schema."""
     return RealStore(keeper, make_schema(keeper.create()), folder / "artifacts")
@@ -162,6 +256,7 @@ def main() -> None:
     """All databases that are asked for and there."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--runs", type=int, default=2000, help="deleted runs (default 2000)")
+    parser.add_argument("--versions", type=int, help="model versions that concern none of the runs")
     parser.add_argument("--database", action="append", choices=DIALECTS)
     arguments = parser.parse_args()
     os.environ.update(MLFLOW_DISABLE_TELEMETRY="true", DO_NOT_TRACK="true")
@@ -171,7 +266,10 @@ def main() -> None:
         if isinstance(problem, str):
             print(f"\n{dialect}: {problem}")
         else:
-            bench(dialect, arguments.runs)
+            if arguments.versions is None:
+                bench(dialect, arguments.runs)
+            else:
+                bench_versions(dialect, arguments.runs, arguments.versions)
 
 
 if __name__ == "__main__":
