@@ -37,7 +37,7 @@ class Whereabouts(NamedTuple):
     inode: str
     """Empty where inodes are made up."""
     path: str
-    """The path within the file system, whatever it is mounted on."""
+    """The path within the file system, whatever it is mounted on; empty where none is known."""
     is_lasting: bool
     """Whether another host would not call another file system the same."""
 
@@ -79,10 +79,11 @@ class MountTable(NamedTuple):
 
     def whereabouts(self, fd: int) -> Whereabouts:
         """Where an open file lies; in a container and on its host alike."""
-        info, path = os.fstat(fd), true_path(fd) or ""
-        row = self._row_of(fd)
-        if row is None:
-            return Whereabouts(f"device:{info.st_dev}", str(info.st_ino), path, is_lasting=False)
+        info, path = os.fstat(fd), true_path(fd)
+        row = self._row_of(fd) if path is not None else None
+        if row is None or path is None:
+            fs = f"device:{info.st_dev}"
+            return Whereabouts(fs, str(info.st_ino), path or "", is_lasting=False)
         below = path.removeprefix(row.point.rstrip("/"))
         inside = f"{row.root.rstrip('/')}/{below.lstrip('/')}"
         fsid = os.fstatvfs(fd).f_fsid if row.fstype in LASTING_FSID else 0
@@ -90,7 +91,7 @@ class MountTable(NamedTuple):
         return Whereabouts(
             fs=f"{row.fstype}:{f'{fsid:x}' if fsid else row.source}",
             inode="" if is_fuse else str(info.st_ino),
-            path=inside,
+            path=inside.rstrip("/"),
             is_lasting=bool(fsid) or ":" in row.source or row.source.startswith("//"),
         )
 

@@ -225,6 +225,15 @@ class Handler(s3_stub.Handler):
                 raise Reply(200, **{"x-ms-has-immutability-policy": "true"})
             case "properties":
                 raise properties(stub.blobs[container].get(key))
+            case "read":
+                raise read(stub.blobs[container].get(key), self.headers.get("x-ms-range", ""))
+            case "write":
+                with stub.lock:
+                    if key in stub.blobs[container] and self.headers.get("If-None-Match") == "*":
+                        raise error("BlobAlreadyExists", 409)
+                    stub.put(container, key, body)
+                now = format_datetime(datetime.now(UTC), usegmt=True)
+                raise Reply(201, **{"ETag": '"1"', "Last-Modified": now})
             case _:
                 raise error("UnsupportedHttpVerb", 405)
 
@@ -254,7 +263,8 @@ def operation_of(command: str, query: dict[str, str]) -> str:
     }
     if kind in names:
         return names[kind]
-    return {"DELETE": "delete", "HEAD": "properties"}.get(command, "other")
+    names_alone = {"DELETE": "delete", "HEAD": "properties", "GET": "read", "PUT": "write"}
+    return names_alone.get(command, "other") if kind == (None, None) else "other"
 
 
 def service(days: int) -> str:
@@ -278,6 +288,19 @@ def properties(blob: Blob | None) -> Reply:
     if blob.has_legal_hold:
         headers["x-ms-legal-hold"] = "true"
     return Reply(200, **headers)
+
+
+def read(blob: Blob | None, wanted: str) -> Reply:
+    """The beginning of a blob, as far as it is asked for."""
+    if blob is None:
+        return error("BlobNotFound")
+    size = int(wanted.rpartition("-")[2]) + 1
+    data, whole = blob.data[:size], len(blob.data)
+    if not whole:
+        return error("InvalidRange", 416)
+    about = properties(blob).headers
+    about["Content-Range"] = f"bytes 0-{len(data) - 1}/{whole}"
+    return Reply(206, data.decode(), **about)
 
 
 def listing(stub: Stub, container: str, query: dict[str, str], fault: Fault | None) -> Reply:

@@ -40,7 +40,9 @@ STYLES = {Grade.OK: "green", Grade.NOTE: "cyan", Grade.WARNING: "yellow", Grade.
 
 @click.command()
 @store_options
-@click.option("--accept-root", metavar="URI", help="Trust this storage root from now on.")
+@click.option(
+    "--accept-root", metavar="URI", help="Trust this storage root, and give it to this database."
+)
 @click.option("--accept-clock", is_flag=True, help="Take the database's clock as it is for right.")
 @click.option("--json", "as_json", is_flag=True, help="The findings as a JSON list.")
 def doctor(accept_root: str | None, accept_clock: bool, as_json: bool, **options: Any) -> None:

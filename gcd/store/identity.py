@@ -16,6 +16,7 @@ from pathlib import Path
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from gcd.errors import StoreUnreachable
 from gcd.model import Identity
 from gcd.mounts import read_mounts
 from gcd.planning.lineage import Facts, Lineage, compare
@@ -63,12 +64,16 @@ def sqlite_facts(conn: Connection) -> dict[str, str]:
         info = os.stat(at)
         found = {"fs": f"device:{info.st_dev}", "inode": str(info.st_ino), "path": at}
         return {**found, "at": at, "host": host()}
-    fd = os.open(at, PATH_ONLY | os.O_CLOEXEC)
+    try:
+        fd = os.open(at, PATH_ONLY | os.O_CLOEXEC)
+    except OSError as error:
+        hint = "it was moved, or its folder may not be searched"
+        raise StoreUnreachable(f"{at}: {os.strerror(error.errno or 0)}", hint=hint) from error
     try:
         where = read_mounts().whereabouts(fd)
     finally:
         os.close(fd)
-    known = {"fs": where.fs, "inode": where.inode, "path": where.path, "at": at}
+    known = {"fs": where.fs, "inode": where.inode, "path": where.path or at, "at": at}
     return known if where.is_lasting else {**known, "host": host()}
 
 
@@ -129,11 +134,7 @@ def identity_of(conn: Connection, *, has_own_tables: bool) -> Identity:
     known, name = (read_meta(conn) if has_own_tables else {}), name_of(conn)
     if ID not in known:
         return Identity(None, name)
-    try:
-        found = lineage(known, facts_of(conn), conn)
-    except OSError as error:
-        return Identity(None, name, doubt=f"the database's file cannot be looked at: {error}")
-    match found:
+    match lineage(known, facts_of(conn), conn):
         case Lineage.COPY:
             return Identity(None, name, copied_from=known[ID])
         case Lineage.DOUBT:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
-from gcd.errors import GcdError
+from gcd.errors import GcdError, StoreUnreachable
 from gcd.store.connection import open_engine, reading
 from gcd.store.identity import facts_of
 
@@ -43,25 +43,32 @@ class Twins:
     def _why(self, name: str, uri: str) -> str | None:
         try:
             other = open_engine(uri, read_only=True)
-            try:
-                with reading(self._engine) as mine, reading(other) as theirs:
-                    if facts_of(mine) == facts_of(theirs):
-                        return None  # the same database, under another name
-                    shared = shares_runs(mine, theirs)
-            finally:
-                other.dispose()
+        except StoreUnreachable:
+            return None  # a file that is not there
         except GcdError as error:
-            return (
-                f"the store {name} of this configuration cannot be asked whether it is a copy of"
-                f" this database: {error}"
-            )
+            return unanswered(name, error)
+        try:
+            with reading(self._engine) as mine, reading(other) as theirs:
+                shared = shares_runs(mine, theirs)
+        except GcdError as error:
+            return unanswered(name, error)
+        finally:
+            other.dispose()
         if shared is None:
             return None
         return f"the store {name} of this configuration has the run {shared} too: one is a copy"
 
 
+def unanswered(name: str, error: GcdError) -> str:
+    """What is said of a store that may be a copy, for all that is known."""
+    text = f"the store {name} of this configuration cannot be asked whether it is a copy"
+    return f"{text} of this database: {error}"
+
+
 def shares_runs(mine: Connection, theirs: Connection) -> str | None:
-    """A run that both databases have, None if none was found."""
+    """A run that both databases have; None if none was found, or it is the same one."""
+    if not sa.inspect(theirs).has_table(runs.name) or facts_of(mine) == facts_of(theirs):
+        return None
     for one, other in ((mine, theirs), (theirs, mine)):
         sample = list(
             one.execute(sa.select(runs).order_by(runs.c.run_uuid).limit(SAMPLE)).scalars()

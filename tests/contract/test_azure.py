@@ -166,7 +166,6 @@ class TestOnAzurite(ArtifactStoreContract):
 
 
 class _OnStub(ArtifactStoreContract):
-    has_marks = False
     unsupported = DOTS | NOT_UTF8
     has_folders = False
 
