@@ -22,7 +22,7 @@ from gcd.places import told
 from gcd.planning.plan import Decision, Plan
 from gcd.planning.policy import Keep
 from gcd.planning.quota import OVER
-from gcd.rejudge import rejudge
+from gcd.rejudge import held_now, rejudge
 from gcd.store.eraser import slices
 from gcd.store.lease import Lease
 from gcd.store.purge import Batch, Item
@@ -325,11 +325,15 @@ class Collector:
         def judged(conn: Connection, ids: Sequence[str]) -> Mapping[str, Keep]:
             return rejudge(self.survey, conn, step.kind, by_id, ids, is_giant=step.is_giant)
 
+        def held(conn: Connection, ids: Sequence[str]) -> Mapping[str, Keep]:
+            return held_now(self.survey, conn, by_id, ids)
+
         self.store.check_unchanged()
+        self.survey.watch.refreshed()  # most of it before anything is locked
         items = tuple(self._item(decision) for decision in step.decisions)
         delay = self.settings.sweep_delay
         batch = Batch(self.number, step.kind, items, step.within, step.is_giant, delay)
-        done = self.store.purge(self.lease, batch, judged)
+        done = self.store.purge(self.lease, batch, judged, held)
         for entity in done.ids:
             self.backlog.check.note_purged(step.kind, by_id[entity].targets)
         if done.ids and delay:

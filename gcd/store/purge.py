@@ -31,6 +31,16 @@ Rejudge = Callable[[Connection, Sequence[str]], Mapping[str, Keep]]
 
 STAGED = (Kind.RUN, Kind.EXPERIMENT)
 """What goes only in the deleted stage."""
+
+
+class CameLate(Exception):
+    """Something came to refer to what was deleted: roll back, and judge again."""
+
+    def __init__(self, kept: Mapping[str, Keep]) -> None:
+        super().__init__(f"{len(kept)} entities are referred to now")
+        self.kept = kept
+
+
 CHANGED = Keep(
     KeepReason.RESTORED, "restored, deleted again or purged by somebody else since it was judged"
 )
@@ -126,6 +136,14 @@ def stands(item: Item, batch: Batch, parents: Mapping[str, str]) -> bool:
     return not batch.within or (parent is not None and parents.get(parent.id) == parent.token)
 
 
+def shared_parents(batch: Batch) -> list[int]:
+    """The experiments that stay, of which the batch takes parts."""
+    if batch.within or batch.kind not in (Kind.RUN, Kind.LOGGED_MODEL):
+        return []
+    named = {item.candidate.experiment_id for item in batch.items}
+    return sorted(int(each) for each in named if each.isdigit())
+
+
 def lock_parents(conn: Connection, schema: Schema, batch: Batch) -> dict[str, str]:
     """Lock the experiments of a batch, so that a hold on one wins or waits; tokens of those that go.
 
@@ -133,10 +151,8 @@ def lock_parents(conn: Connection, schema: Schema, batch: Batch) -> dict[str, st
     """
     if batch.within:
         return lock(conn, schema, Kind.EXPERIMENT, list(batch.within))
-    if batch.kind in (Kind.RUN, Kind.LOGGED_MODEL):
-        named = {item.candidate.experiment_id for item in batch.items}
-        experiments = [each for each in named if each.isdigit()]
-        lock(conn, schema, Kind.EXPERIMENT, experiments, is_shared=True)
+    experiments = [str(number) for number in shared_parents(batch)]
+    lock(conn, schema, Kind.EXPERIMENT, experiments, is_shared=True)
     return {}
 
 

@@ -55,6 +55,7 @@ from gcd.store import (
     witnesses,
 )
 from gcd.store import lease as leases
+from gcd.store.barrier import Barrier
 from gcd.store.direct import Direct
 from gcd.store.eraser import Eraser, Export, slices
 from gcd.store.faults import StillReferenced, is_conflict, is_foreign_key, steadily
@@ -457,7 +458,12 @@ class TrackingStore:
         return self.dialect != "postgresql"
 
     def purge_apart(
-        self, lease: Lease, batch: purge.Batch, rejudge: purge.Rejudge, error: StoreRefused
+        self,
+        lease: Lease,
+        batch: purge.Batch,
+        rejudge: purge.Rejudge,
+        come_late: purge.Rejudge,
+        error: StoreRefused,
     ) -> purge.Purged:
         """A batch that a foreign key stopped, in halves, so that only what it names is kept."""
         middle = len(batch.items) // 2
@@ -465,30 +471,65 @@ class TrackingStore:
             keep = Keep(KeepReason.UNKNOWN_REFERENCE, error.message)
             return purge.Purged(kept={item.candidate.id: keep for item in batch.items})
         parts = (batch.items[:middle], batch.items[middle:])
-        first, second = (self.purge(lease, replace(batch, items=p), rejudge) for p in parts)
+        first, second = (
+            self.purge(lease, replace(batch, items=part), rejudge, come_late) for part in parts
+        )
         return purge.Purged(
             first.ids + second.ids, first.rows + second.rows, {**first.kept, **second.kept}
         )
 
-    def purge(self, lease: Lease, batch: purge.Batch, rejudge: purge.Rejudge) -> purge.Purged:
-        """Journal and delete one batch in one transaction, the single point of no return."""
-
+    def _purge(
+        self,
+        lease: Lease,
+        batch: purge.Batch,
+        rejudge: purge.Rejudge,
+        come_late: purge.Rejudge,
+    ) -> purge.Purged:
         is_checked_at_once = self.checks_keys_at_once(batch.kind)
+        barrier = Barrier(self.engine, self.schema)
 
         def transaction(conn: Connection) -> purge.Purged:
+            barrier.lift()
             at = read.now_ms(conn)
             done = purge.purge(self.eraser(conn), lease, batch, rejudge, at)
             if is_checked_at_once:
                 purge.refuse_referenced(conn, self.schema, batch.kind, done.ids)
+            if done.ids:
+                barrier.set(conn, purge.shared_parents(batch))
+                if late := come_late(conn, done.ids):
+                    raise purge.CameLate(late)
             return done
 
         foreign_keys = not (batch.is_giant or is_checked_at_once)
         try:
             return self.retried(transaction, foreign_keys=foreign_keys, is_exported=True)
-        except StoreRefused as error:
-            if not (isinstance(error, StillReferenced) or is_foreign_key(error.__cause__)):
-                raise
-            return self.purge_apart(lease, batch, rejudge, error)
+        finally:
+            barrier.lift()
+
+    def purge(
+        self,
+        lease: Lease,
+        batch: purge.Batch,
+        rejudge: purge.Rejudge,
+        come_late: purge.Rejudge,
+    ) -> purge.Purged:
+        """Journal and delete one batch in one transaction, the single point of no return.
+
+        `come_late` is asked after the last DELETE: what has come to refer to anything until then undoes
+        them, and the batch is judged again.
+        """
+        for _ in range(ATTEMPTS):
+            try:
+                return self._purge(lease, batch, rejudge, come_late)
+            except purge.CameLate as late:
+                kept = late.kept
+            except StoreRefused as error:
+                if not (isinstance(error, StillReferenced) or is_foreign_key(error.__cause__)):
+                    raise
+                return self.purge_apart(lease, batch, rejudge, come_late, error)
+        rest = tuple(item for item in batch.items if item.candidate.id not in kept)
+        done = self.purge(lease, replace(batch, items=rest), rejudge, come_late) if rest else None
+        return replace(done or purge.Purged(), kept={**(done.kept if done else {}), **kept})
 
     def checks_keys_at_once(self, kind: Kind) -> bool:
         """Whether gcd checks the foreign keys to a batch of runs itself, once.
