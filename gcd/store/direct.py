@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy.engine import Connection, Engine
 
 from gcd.errors import StoreUnreachable
+from gcd.store.connection import pinned_file
 from gcd.store.faults import translated
 
 
@@ -26,6 +27,8 @@ class Direct:
 
     def rows(self, sql: str) -> list[tuple[Any, ...]]:
         """The answer to a SELECT without parameters, as of now. Raises StoreUnreachable, StoreRefused."""
+        if (file := pinned_file(self.engine)) is not None:
+            file.refuse_replaced()
         with self._lock:
             try:
                 return self._fetched(sql)
