@@ -7,12 +7,12 @@ row, whose entity and whose place were not looked at within the last moments (`F
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 
 from gcd import clock
-from gcd.errors import BackendError, UnsafeTarget
-from gcd.model import Entry, Kind, Place, Target
+from gcd.errors import BackendError, TransientArtifactError, UnsafeTarget
+from gcd.model import Entry, Kind, Ownership, Place, Target
 from gcd.planning.entries import check_form, home_of, ids_of, is_expected, is_sibling
 from gcd.planning.guard import Site, layout_root, parse_place, place_uri
 from gcd.planning.policy import Keep
@@ -21,7 +21,9 @@ from gcd.survey import Survey
 
 FRESH = 0.5
 """Seconds that a look at the database is believed."""
-LOOK = 50
+VOUCHED = frozenset({Ownership.OURS, Ownership.FOREIGN, Ownership.UNREADABLE})
+"""What marks say of a place so that the sweep itself knows what to do with it."""
+LOOK = 200
 """Entries that one look asks about."""
 
 
@@ -42,39 +44,28 @@ class EntryCheck:
         locations = self.survey.store.locations({each.experiment_id for each in page})
         places = self.survey.places
         sites = {each: places.site(uri, each) for each, uri in locations.items()}
-        refused = {
-            entry.id: because
-            for entry in page
-            if (because := self._why_outside(entry, sites.get(entry.experiment_id)))
-        }
-        return PageCheck(self.survey, page, refused)
+        claims = self.survey.new_claims()
+        refused: dict[int, str] = {}
+        unclear: dict[int, str] = {}
+        for entry in page:
+            if because := check_form(entry, places.scope):
+                refused[entry.id] = because
+            elif entry.target and not self._is_known(entry, sites.get(entry.experiment_id)):
+                if claims.of(entry.kind, entry.experiment_id, entry.target).owner in VOUCHED:
+                    continue
+                is_there = places.known_roots([entry.target])[entry.target.root].probe.is_there
+                (refused if is_there else unclear)[entry.id] = unknown_place(entry, entry.target)
+        return PageCheck(self.survey, page, refused, unclear)
 
-    def _why_outside(self, entry: Entry, site: Site | Keep | None) -> str | None:
-        """Why a tree is not one of this store's by its form and place, None if it is."""
-        scope = self.survey.places.scope
-        if (because := check_form(entry, scope)) or entry.target is None:
-            return because
+    def _is_known(self, entry: Entry, site: Site | Keep | None) -> bool:
+        """Whether this process, or something outside the journal, says that a place is this store's."""
+        if entry.target is None:
+            return True
         home = home_of(entry.kind, entry.target.place)
         known = site if isinstance(site, Site) else None
-        if home in self._homes or is_expected(home, known, scope) or self._is_vouched(entry, home):
-            return None
-        return (
-            f"nothing says that files below {place_uri(home)} are this store's: its experiment is gone; "
-            f"list {place_uri(entry.target.root)} in artifacts.roots if they are, then run "
-            f"`gcd retry {entry.entity_id}`"
-        )
-
-    def _is_vouched(self, entry: Entry, home: Place) -> bool:
-        """Whether something outside the journal says that a place is this store's."""
-        if any(is_sibling(home, root, entry.experiment_id) for root in self._layout_roots(home)):
+        if home in self._homes or is_expected(home, known, self.survey.places.scope):
             return True
-        target = entry.target
-        if target is None:
-            return False
-        root = self.survey.places.known_roots([target])[target.root]
-        return root.remembered_identity not in (None, "") and (
-            root.remembered_identity == root.probe.identity
-        )
+        return any(is_sibling(home, root, entry.experiment_id) for root in self._layout_roots(home))
 
     def _layout_roots(self, home: Place) -> Iterator[Place]:
         """Those artifact roots of experiments that are there which may be around a location."""
@@ -92,9 +83,17 @@ class EntryCheck:
 class PageCheck:
     """Asks about entries shortly before their trees go, several at a time; for many threads."""
 
-    def __init__(self, survey: Survey, page: Sequence[Entry], refused: dict[int, str]) -> None:
+    def __init__(
+        self,
+        survey: Survey,
+        page: Sequence[Entry],
+        refused: Mapping[int, str],
+        unclear: Mapping[int, str],
+    ) -> None:
         self.refused = refused
         """Entries whose trees are not this store's, and why."""
+        self._unclear = unclear
+        """Entries whose roots are not there, so that no mark in them tells whose they are."""
         self._store = survey.store
         self._waiting = {each.id: each for each in page if each.id not in refused}
         self._asked: dict[int, Entry] = {}
@@ -105,8 +104,11 @@ class PageCheck:
     def why_not(self, entry: Entry) -> str | None:
         """Why an entry's tree may not be deleted now; asked once, immediately before that.
 
-        Raises StoreReplaced where the database is another one than the one that was opened.
+        Raises StoreReplaced where the database is another one than the one that was opened,
+        TransientArtifactError where it cannot be told now.
         """
+        if entry.id in self._unclear:
+            raise TransientArtifactError(self._unclear[entry.id], hint="is the disk mounted?")
         with self._lock:
             self._waiting.pop(entry.id, None)
             evidence = self._evidence
@@ -127,6 +129,16 @@ class PageCheck:
         self._evidence = evidence = self._store.evidence(group)
         self._asked = {each.id: each for each in group}
         return evidence
+
+
+def unknown_place(entry: Entry, target: Target) -> str:
+    """Why a tree is left alone of which nothing but the journal says that it is this store's."""
+    home = home_of(entry.kind, target.place)
+    return (
+        f"nothing says that files below {place_uri(home)} are this store's: its experiment is gone, and "
+        f"no mark of this database is found there; if they are, list {place_uri(target.root)} in "
+        f"artifacts.roots and run `gcd retry {entry.entity_id}`"
+    )
 
 
 def against(entry: Entry, evidence: Evidence) -> str | None:

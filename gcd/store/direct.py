@@ -20,6 +20,7 @@ class Direct:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
+        self._file = pinned_file(engine)
         self.session = 0
         """Grows whenever another session answers: what only a session knows is then void."""
         self._conn: Connection | None = None
@@ -30,6 +31,8 @@ class Direct:
         if (file := pinned_file(self.engine)) is not None:
             file.refuse_replaced()
         with self._lock:
+            if self._file is not None:
+                self._file.refuse_replaced()  # no transaction begins, which would ask for that
             try:
                 return self._fetched(sql)
             except (self.engine.dialect.loaded_dbapi.Error, StoreUnreachable):

@@ -10,6 +10,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -118,6 +119,12 @@ def unchanged(conn: Connection, entries: Sequence[Entry]) -> set[int]:
     return {each.id for each in entries if found.get(each.id) == as_written(each)}
 
 
+@lru_cache(maxsize=64)
+def root_uri(place: Place) -> str:
+    """A root's URI: many entries in a row have the same."""
+    return place_uri(place)
+
+
 def as_written(entry: Entry) -> tuple[int | str | None, ...]:
     """The columns that do not change until an entry is settled."""
     target = entry.target
@@ -127,7 +134,7 @@ def as_written(entry: Entry) -> tuple[int | str | None, ...]:
         entry.entity_id,
         entry.experiment_id,
         place_uri(target.place) if target else None,
-        place_uri(target.root) if target else None,
+        root_uri(target.root) if target else None,
         EntryState.PENDING.value,
         to_millis(entry.purged_at),
     )

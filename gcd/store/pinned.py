@@ -8,21 +8,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import NamedTuple
 
 from gcd.errors import StoreReplaced
 
-JOURNALS = ("-wal", "-journal")
-"""What SQLite keeps beside the file while transactions run."""
-
-
-class Stamp(NamedTuple):
-    """Tells two states of a file apart, as far as the file system tells."""
-
-    device: int
-    inode: int
-    size: int
-    changed_ns: int
+Stamp = tuple[int, int, int]
+"""Tells two states of a file apart, as far as the file system tells: size and times of change."""
+Stamps = tuple[Stamp, Stamp | None]
+"""The states of a database's file and of its write-ahead log: a commit changes one of them."""
 
 
 class PinnedFile:
@@ -31,6 +23,7 @@ class PinnedFile:
     def __init__(self, path: Path) -> None:
         """Remember the file at `path`, which must be there."""
         self.path = path
+        self._name, self._log = str(path), f"{path}-wal"
         # Held open, so that its inode's number is not given to another file. Closing an ordinary
         # descriptor would drop the locks that SQLite has on the file; O_PATH's drops none.
         flag = getattr(os, "O_PATH", None)
@@ -40,8 +33,16 @@ class PinnedFile:
 
     def refuse_replaced(self) -> None:
         """StoreReplaced where another file is at the path now, or none."""
+        self._found()
+
+    def stamps(self) -> Stamps:
+        """The state of the database. Raises StoreReplaced as `refuse_replaced` does."""
+        return stamp(self._found()), self._log_stamp()
+
+    def _found(self) -> os.stat_result:
+        """What is at the path, which must be the file that was opened."""
         try:
-            found = os.stat(self.path)
+            found = os.stat(self._name)
         except OSError as error:
             raise StoreReplaced(
                 f"the database file {self.path} is not there any more: {error.strerror}",
@@ -52,10 +53,13 @@ class PinnedFile:
                 f"the database file {self.path} was replaced while gcd had it open, as by a backup",
                 hint="nothing more was deleted; run gcd again: it opens the file that is there now",
             )
+        return found
 
-    def stamps(self) -> tuple[Stamp | None, ...]:
-        """The states of the file and of what SQLite keeps beside it; any write changes one."""
-        return tuple(map(stamp, (str(self.path), *(f"{self.path}{each}" for each in JOURNALS))))
+    def _log_stamp(self) -> Stamp | None:
+        try:
+            return stamp(os.stat(self._log))
+        except OSError:
+            return None
 
     def close(self) -> None:
         """Let the file go."""
@@ -64,11 +68,6 @@ class PinnedFile:
             self._fd = None
 
 
-def stamp(path: str) -> Stamp | None:
-    """The state of a file, None where there is none."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    changed_ns = max(found.st_mtime_ns, found.st_ctime_ns)
-    return Stamp(found.st_dev, found.st_ino, found.st_size, changed_ns)
+def stamp(found: os.stat_result) -> Stamp:
+    """The state of a file."""
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns

@@ -17,12 +17,9 @@ from gcd.planning.guard import in_workspace
 from gcd.store import read
 from gcd.store.eraser import slices
 from gcd.store.holds import entities_inside
-from gcd.store.pinned import Stamp
+from gcd.store.pinned import Stamps
 from gcd.store.schema import Schema, workspace_of
 from gcd.store.streaming import stream
-
-Stamps = tuple[Stamp | None, ...] | None
-"""The state of the files of a SQLite database; None of any other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +30,8 @@ class Evidence:
     """The entries whose rows are there as they were read."""
     present: Mapping[str, str]
     """Ids that they or their trees name and that are entities now: what each is."""
-    stamps: Stamps
-    """As of before the look."""
+    stamps: Stamps | None
+    """The state of SQLite's file before the look."""
 
 
 def present(conn: Connection, schema: Schema, names: Iterable[str]) -> dict[str, str]:

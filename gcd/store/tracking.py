@@ -61,7 +61,8 @@ from gcd.store.eraser import Eraser, Export, slices
 from gcd.store.faults import StillReferenced, is_conflict, is_foreign_key, steadily
 from gcd.store.lease import Lease
 from gcd.store.news import News
-from gcd.store.presence import Evidence, Stamps
+from gcd.store.pinned import Stamps
+from gcd.store.presence import Evidence
 from gcd.store.read import Wanted
 from gcd.store.references import ENTITY_TABLES
 from gcd.store.schema import Schema, read_schema, refuse_migrated
@@ -334,13 +335,10 @@ class TrackingStore:
                 stamps,
             )
 
-    def stamps(self) -> Stamps:
+    def stamps(self) -> Stamps | None:
         """The state of a SQLite database's file, None elsewhere; StoreReplaced where it is another."""
         file = connection.pinned_file(self.engine)
-        if file is None:
-            return None
-        file.refuse_replaced()
-        return file.stamps()
+        return file.stamps() if file is not None else None
 
     def locations(self, experiments: Iterable[str]) -> dict[str, str]:
         """Where experiments log that are there, by id."""

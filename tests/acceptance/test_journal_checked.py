@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from gcd.mounts import read_mounts
+from gcd.store.journal import root_key
 from tests.daemon import cycles, daemon, settings
 from tests.mlflow_store import FILES, RealStore, now_ms, release
-from tests.program import collect, shown
+from tests.program import collect, gcd, shown
 from tests.snapshot import Snapshot
 from tests.stopper import BEGUN, PURGE, Moment, resumed, stopped
 
@@ -346,6 +348,9 @@ FORGED: dict[str, Callable[[Forger], dict[str, object]]] = {
 }
 
 
+ROOTED = "another store's run, its root remembered"
+
+
 @pytest.fixture
 def forger(store: RealStore, tmp_path: Path) -> Forger:
     """A store that gcd has collected before, and another store's files beside it."""
@@ -377,6 +382,7 @@ def test_lines_that_gcd_did_not_write_delete_nothing(forger: Forger) -> None:
     written = {name: make(forger) for name, make in FORGED.items()}
     for columns in written.values():
         forger.line(**columns)
+    remember_root(forger, str(written[ROOTED]["root"]))
     if store.database.dialect == "mariadb":  # elsewhere it is another id, and there is no such tree
         other = forger.live.upper()
         forger.line(entity_id=other, target=f"{forger.folder}/{other}/artifacts/")
@@ -394,10 +400,74 @@ def test_lines_that_gcd_did_not_write_delete_nothing(forger: Forger) -> None:
     assert all(error for _, _, error in parked)
 
 
+def remember_root(forger: Forger, uri: str) -> None:
+    """What gcd notes of a root that it knows, with the identity that the folder really has."""
+    fd = os.open(forger.outside, os.O_RDONLY)
+    identity = read_mounts().identity(fd)
+    os.close(fd)
+    forger.store.sql(
+        "INSERT INTO alembic_gcd_root (id, uri, identity, is_accepted, failures, swept_ms)"
+        " VALUES (:id, :uri, :identity, 0, 0, 1)",
+        id=root_key(uri),
+        uri=uri,
+        identity=identity,
+    )
+
+
 def settled_before(store: RealStore) -> list[str]:
     """Entities whose trees are looked at once more a day later."""
     rows = store.database.rows("SELECT entity_id FROM alembic_gcd_journal WHERE looks = 1")
     return [str(row[0]) for row in rows]
+
+
+def test_the_last_of_a_root_is_finished_by_the_next_process(store: RealStore) -> None:
+    """Nothing in the database names the root any more: its mark does."""
+    other = store.root.with_name("elsewhere")
+    store.experiment("live", other.as_uri())
+    experiment = store.experiment("e")
+    run = store.run(experiment)
+    tree = store.tree(run)
+    store.delete(run)
+    store.delete(experiment)
+    with stopped(PURGED, *CYCLE, uri=store.uri) as process:
+        process.kill()
+        process.communicate()
+    assert is_whole(tree)
+    store.sql(f"DELETE FROM experiments WHERE experiment_id = {int(experiment)}")
+
+    aside = store.root.rename(store.root.with_name("unmounted"))
+    collect(store.uri, expect=3)
+    assert [state for _, state, _ in journal(store)] == ["pending"]
+    aside.rename(store.root)
+    store.sql("UPDATE alembic_gcd_journal SET due_ms = 0")
+    collect(store.uri)
+    assert not tree.exists()
+
+
+def test_without_a_mark_the_last_of_a_root_waits_for_a_person(store: RealStore) -> None:
+    other = store.root.with_name("elsewhere")
+    store.experiment("live", other.as_uri())
+    experiment = store.experiment("e")
+    run = store.run(experiment)
+    tree = store.tree(run)
+    store.delete(run)
+    with stopped(PURGED, *CYCLE, uri=store.uri) as process:
+        process.kill()
+        process.communicate()
+    store.sql(f"DELETE FROM experiments WHERE experiment_id = {int(experiment)}")
+    for mark in store.root.rglob(".gcd-root.json"):
+        mark.unlink()
+
+    collect(store.uri)
+
+    assert is_whole(tree)
+    [(_, state, error)] = journal(store)
+    assert state == "parked"
+    assert "artifacts.roots" in str(error)
+    roots = {"GCD_ARTIFACTS__ROOTS": store.root.as_uri()}
+    assert gcd("retry", run, uri=store.uri).returncode == 0
+    collect(store.uri, env=roots)
+    assert not tree.exists()
 
 
 # -- rows that wait for a later transaction --------------------------------------------------------
