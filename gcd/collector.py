@@ -6,7 +6,7 @@ It must never decide (planning does), never send SQL (store does), never delete 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -16,6 +16,7 @@ from sqlalchemy.engine import Connection
 from gcd import clock
 from gcd.backlog import FAILED, Backlog
 from gcd.export import exporting
+from gcd.fates import GROUP, because
 from gcd.model import Candidate, KeepReason, Kind, Place, Report
 from gcd.observer import Observer, Tally
 from gcd.places import told
@@ -26,7 +27,7 @@ from gcd.rejudge import held_now, rejudge
 from gcd.store.eraser import slices
 from gcd.store.lease import Lease
 from gcd.store.purge import Batch, Item
-from gcd.survey import GROUP, Survey, because
+from gcd.survey import Survey
 
 DELAYED_CANARIES = 100
 """Entities whose rows go before a root is proved, where trees go later than rows: no tree may go
@@ -129,11 +130,13 @@ class Collector:
             self._note(plan)
             if self.stop.is_set():
                 return
+            fates = self.survey.fates
+            yield from self._of_members(fates.measured_members(plan.first), fates.experiments)
             experiments = [d for d in plan.collect if d.candidate.kind is Kind.EXPERIMENT]
             others = [d for d in plan.collect if d.candidate.kind is not Kind.EXPERIMENT]
             yield from self._of_entities(others, {})
             if experiments:
-                yield from self._of_experiments(plan, experiments)
+                yield from self._of_experiments(experiments)
 
     def _of_entities(
         self, decisions: Sequence[Decision], within: Mapping[str, Candidate]
@@ -147,20 +150,26 @@ class Collector:
             if standing := self._still_open(step):
                 yield standing
 
-    def _of_experiments(self, plan: Plan, decisions: Sequence[Decision]) -> Iterator[Step]:
-        """Experiments: the logged models and traces in them, then what is left of each.
-
-        By now no run is in them. Where something stays, its experiment stays, with the rest of it.
-        """
-        within = {d.candidate.id: d.candidate for d in decisions}
-        holds = self.survey.holds()
-        for members in self.survey.members(plan, holds):
+    def _of_members(self, pages: Iterable[Plan], within: Mapping[str, Candidate]) -> Iterator[Step]:
+        """What goes only with experiments; where something stays, its experiment stays."""
+        for members in pages:
             for decision in members.keep:
                 self._block(decision.candidate, decision.keep[0])
             standing = [
                 d for d in members.collect if d.candidate.experiment_id not in self._blocked
             ]
-            yield from self._of_entities(standing, within)
+            homes = {d.candidate.experiment_id for d in standing}
+            around = {each: within[each] for each in homes}
+            yield from self._of_entities(standing, around)
+
+    def _of_experiments(self, decisions: Sequence[Decision]) -> Iterator[Step]:
+        """Experiments: the logged models and traces in them, then what is left of each.
+
+        By now no run is in them. Where something stays, its experiment stays, with the rest of it.
+        """
+        within = {d.candidate.id: d.candidate for d in decisions}
+        members = self.survey.fates.members(within, self.survey.holds())
+        yield from self._of_members(members, within)
         for part in slices(decisions, self.store.most_at_once(Kind.EXPERIMENT, GROUP)):
             if self.stop.is_set() or self._is_out_of_time:
                 return

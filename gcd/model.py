@@ -83,6 +83,18 @@ class Contents:
 
 
 @dataclass(frozen=True, slots=True)
+class Measured:
+    """A logged model whose row is there and that some of a run's metrics belong to."""
+
+    model: str
+    experiment: str
+    is_deleted: bool
+    """Deleted by itself; else it stays, or goes with its experiment."""
+    is_in_deleted: bool
+    """Its experiment is deleted."""
+
+
+@dataclass(frozen=True, slots=True)
 class Candidate:
     """An entity that may be collected.
 
@@ -102,10 +114,16 @@ class Candidate:
     first_seen_at: datetime | None = None
     is_running: bool = False
     last_active_at: datetime | None = None
+    measures: tuple[Measured, ...] = ()
+    """The logged models that this run's metrics belong to."""
     feeds: tuple[str, ...] = ()
-    """The live logged models that this run's metrics belong to."""
+    """Those of them that stay."""
+    goes_with: tuple[str, ...] = ()
+    """The experiments that go, and whose active models this run measured: it goes only with them."""
     is_in_use: bool = False
     """An active logged model that something live uses: no candidate after all."""
+    is_in_deleted: bool = False
+    """Its experiment is deleted."""
     archive_uri: str | None = None
     """A second tree, where MLflow put a trace's payload when it archived it."""
     experiment: str | None = None

@@ -5,17 +5,20 @@ It must never let pass what a plan made now would keep.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from sqlalchemy.engine import Connection
 
 from gcd.evidence import has_tree
+from gcd.fates import is_active
 from gcd.model import KeepReason, Kind
 from gcd.places import Places
 from gcd.planning.holds import HoldIndex
 from gcd.planning.plan import Decision
-from gcd.planning.policy import Keep, RunsOfLiveModels
-from gcd.store import contents, holds, read
+from gcd.planning.policy import Keep, RunsOfLiveModels, judge
+from gcd.store import contents, read, uses
+from gcd.store.eraser import slices
+from gcd.store.read import Wanted
 from gcd.survey import Survey
 
 
@@ -38,8 +41,8 @@ def rejudge(
     found: Mapping[str, Keep] = {}
     if kind is Kind.RUN:
         found = feeding_now(survey, conn, ids)
-    elif kind is Kind.LOGGED_MODEL:
-        found = used_now(survey, conn, decisions, ids)
+    elif kind in (Kind.LOGGED_MODEL, Kind.TRACE):
+        found = used_now(survey, conn, kind, decisions, ids)
     elif kind is Kind.EXPERIMENT:
         found = inhabited_now(survey, conn, ids)
     return {**found, **kept}
@@ -67,27 +70,58 @@ def held_now(
 
 
 def feeding_now(survey: Survey, conn: Connection, ids: Sequence[str]) -> dict[str, Keep]:
-    """Runs whose metrics belong to a logged model that is live now."""
+    """Runs whose metrics belong to a logged model that is still there: models go first."""
     if survey.settings.policy.runs_of_live_models is RunsOfLiveModels.COLLECT_RUN:
         return {}
     return {
         run: Keep(
-            KeepReason.FEEDS_LIVE_MODEL, f"its metrics belong to the live logged model {models[0]}"
+            KeepReason.FEEDS_LIVE_MODEL,
+            f"its metrics belong to the logged model {models[0].model}, which is still there",
         )
-        for run, models in read.live_models_fed(conn, survey.store.schema, ids).items()
+        for run, models in uses.measured_models(conn, survey.store.schema, ids).items()
     }
 
 
 def used_now(
-    survey: Survey, conn: Connection, decisions: Mapping[str, Decision], ids: Sequence[str]
+    survey: Survey,
+    conn: Connection,
+    kind: Kind,
+    decisions: Mapping[str, Decision],
+    ids: Sequence[str],
 ) -> dict[str, Keep]:
-    """Active logged models, on their way out with a run or an experiment, that something live uses."""
-    active = [model for model in ids if not decisions[model].candidate.token.startswith("deleted@")]
-    used = holds.models_in_use(conn, survey.store.schema, active)
+    """Active logged models and traces, on their way out with something else, that a run needs.
+
+    Runs that were to go when it was planned may have been restored or held since.
+    """
+    parts = [
+        entity for entity in ids if kind is Kind.TRACE or is_active(decisions[entity].candidate)
+    ]
+    users = uses.users(conn, survey.store.schema, kind, parts)
+    staying = staying_now(survey, conn, {run for each in users.values() for run in each})
     return {
-        model: Keep(KeepReason.HAS_LIVE_CHILDREN, f"something live uses the logged model {model}")
-        for model in used
+        part: Keep(KeepReason.HAS_LIVE_CHILDREN, f"the run {run} needs it: {staying[run].detail}")
+        for part, runs in users.items()
+        for run in runs
+        if run in staying
     }
+
+
+def staying_now(survey: Survey, conn: Connection, runs: Collection[str]) -> dict[str, Keep]:
+    """Those of the runs that are active, or deleted and kept by their age or by a hold."""
+    staying = {run: Keep(KeepReason.RESTORED, "it is active") for run in runs}
+    for part in slices(sorted(runs)):
+        wanted = Wanted(ids=tuple(part))
+        found = survey.places.placed(survey.store.entity_holds(conn, part))
+        index = HoldIndex.build(found, survey.now, (survey.watch.refreshed(),))
+        for run in survey.store.page_of(conn, Kind.RUN, wanted, limit=len(part)):
+            hold = index.on_candidate(run)
+            keeps = [Keep(hold.reason, hold.because)] if hold else []
+            keeps += judge(run, survey.settings.policy, survey.now)
+            if keeps:
+                staying[run.id] = keeps[0]
+            else:
+                staying.pop(run.id, None)
+    return staying
 
 
 def inhabited_now(survey: Survey, conn: Connection, ids: Sequence[str]) -> dict[str, Keep]:

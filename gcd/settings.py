@@ -17,7 +17,8 @@ from gcd.planning.gate import Gate
 from gcd.planning.guard import NOWHERE, Scope, parse_place, proxy_at
 from gcd.planning.policy import Policy, RunsOfLiveModels
 from gcd.planning.quota import Quota
-from gcd.survey import Selection, Settings
+from gcd.selection import Selection
+from gcd.survey import Settings
 
 
 def make_settings(config: Config, chosen: StoreConfig, selection: Selection) -> Settings:

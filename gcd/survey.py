@@ -5,10 +5,10 @@ It must never write, anywhere: `gcd plan`, a dry run and a cycle all decide by i
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,7 @@ from gcd.artifacts.base import Options
 from gcd.artifacts.registry import Registry
 from gcd.claims import Claims
 from gcd.evidence import Evidence, has_tree
+from gcd.fates import GROUP, PAGE, Fates
 from gcd.model import Candidate, Claim, KeepReason, Kind, Ownership, Target, Usage
 from gcd.places import Places
 from gcd.planning.gate import Gate
@@ -27,33 +28,14 @@ from gcd.planning.plan import Decision, Facts, Plan, locate, make_plan
 from gcd.planning.policy import Keep, Policy, RunsOfLiveModels
 from gcd.planning.quota import Choice, Key, Quota, check_fuse, within
 from gcd.sampling import refuse_wrong_destination
+from gcd.selection import Selection
 from gcd.store.read import Wanted
 from gcd.store.tracking import TrackingStore
 from gcd.store.twins import Twins
 from gcd.watch import Watch
 
-PAGE = 1000
-"""Candidates planned at a time: bounds memory."""
-GROUP = 100
-"""Deleted experiments planned, and collected, together."""
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """What a person narrowed the collection to; None where nothing of a kind was said."""
-
-    runs: tuple[str, ...] | None = None
-    logged_models: tuple[str, ...] | None = None
-    experiments: tuple[str, ...] | None = None
-    jobs: tuple[str, ...] | None = None
-    with_jobs: bool = False
-    workspaces: tuple[str, ...] | None = None
-
-    @property
-    def is_narrowed(self) -> bool:
-        """Whether single entities were named: then only those are collected."""
-        named = (self.runs, self.logged_models, self.experiments, self.jobs)
-        return any(ids is not None for ids in named)
+ROUNDS = 10
+"""How often a quota is divided anew because of what turned out to need more than is left of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +83,7 @@ class Survey:
         self.twins = Twins(store.engine, settings.others)
         self.claims = self.new_claims()
         self._chosen: set[Key] | None = None
-        self._leaving: set[str] = set()
-        """Logged models that this plan collects together with the runs that made them."""
+        self._fates: Fates | None = None
 
     def new_claims(self) -> Claims:
         """Whose each place is, as of now: nothing that was read before counts."""
@@ -115,13 +96,13 @@ class Survey:
 
     # -- what there is ---------------------------------------------------------------------------
 
-    def plans(self) -> Iterator[Plan]:
-        """The plan, page by page, experiments last, within the quota; it writes nothing, anywhere."""
-        if self._chosen is None:
-            yield from self._unlimited()
-            return
-        for plan in self._unlimited():
-            yield within(plan, self._chosen)
+    def plans(self, asked: Selection | None = None) -> Iterator[Plan]:
+        """The plan, page by page, experiments last, within the quota; it writes nothing, anywhere.
+
+        `asked` narrows what is planned, and not what goes: the rest of the plan is taken as it is.
+        """
+        for plan in self._pages(asked or self.settings.selection):
+            yield plan if self._chosen is None else within(plan, self._chosen)
 
     def choose(self) -> None:
         """Decide beforehand what a quota leaves, where one is set. Raises FuseBlown."""
@@ -131,28 +112,60 @@ class Survey:
         quota, share = self.settings.quota, self.settings.max_share
         if not quota.chooses and share is None:
             return
-        choice = Choice(quota)
-        for plan in self._unlimited():
-            sizes = self.measured(plan) if quota.max_bytes is not None else {}
-            choice.add(plan, {entity: usage.bytes for entity, usage in sizes.items()})
-        self._chosen = choice.chosen() if quota.chooses else None
+        passed_over: set[Key] = set()
+        for _ in range(ROUNDS):
+            choice = self._choice(quota, passed_over)
+            if not quota.chooses:
+                break
+            self._chosen = choice.chosen()
+            is_linked, self._fates = self.fates.is_linked, self._new_fates()
+            kept = self._kept_of_chosen() if is_linked else set()
+            if not kept:
+                break
+            passed_over |= kept
         planned = choice.seen if self._chosen is None else len(self._chosen)
         check_fuse(planned, sum(self.store.counts().values()), share)
 
-    def _unlimited(self) -> Iterator[Plan]:
+    def _choice(self, quota: Quota, passed_over: Collection[Key]) -> Choice:
+        """The oldest of all that would go without a quota."""
+        self._chosen, self._fates = None, None
+        choice = Choice(quota, passed_over)
+        for plan in self._pages(self.settings.selection):
+            sizes = self.measured(plan) if quota.max_bytes is not None else {}
+            choice.add(plan, {entity: usage.bytes for entity, usage in sizes.items()})
+        return choice
+
+    def _kept_of_chosen(self) -> set[Key]:
+        """What was chosen and stays because the quota leaves out something that it needs gone."""
+        keys = {
+            (decision.candidate.kind, decision.candidate.id)
+            for plan in self.plans()
+            for decision in plan.keep
+        }
+        return keys & (self._chosen or set())
+
+    @property
+    def fates(self) -> Fates:
+        """What stays for the sake of what else stays."""
+        if self._fates is None:
+            self._fates = self._new_fates()
+        return self._fates
+
+    def _new_fates(self) -> Fates:
+        settings = self.settings
+        return Fates(self.store, self.plan_page, settings.policy, settings.selection, self._chosen)
+
+    def _pages(self, asked: Selection) -> Iterator[Plan]:
+        """The pages of a plan: what is needed by nothing that follows comes first."""
         holds = self.holds()
-        selection = self.settings.selection
-        if selection.logged_models is not None or not selection.is_narrowed:
-            yield from self._plans_of(Kind.LOGGED_MODEL, selection.logged_models, holds)
-        if selection.runs is not None or not selection.is_narrowed:
-            yield from self._plans_of(Kind.RUN, selection.runs, holds)
-        if selection.experiments is not None or not selection.is_narrowed:
-            for group in self._groups(selection.experiments):
-                yield from self._plans_of_group(group, holds)
-        if selection.jobs is not None or selection.with_jobs:
-            for page in self.store.finished_jobs(
-                self._oldest_job(), selection.jobs, self._workspaces
-            ):
+        yield from self._models(asked, holds)
+        if asked.runs is not None or not asked.is_narrowed:
+            yield from self._plans_of(Kind.RUN, asked.runs, holds)
+        if asked.experiments is not None or not asked.is_narrowed:
+            for group in self._groups(asked.experiments):
+                yield from self.fates.planned_group(group, holds)
+        if asked.jobs is not None or asked.with_jobs:
+            for page in self.store.finished_jobs(self._oldest_job(), asked.jobs, self._workspaces):
                 yield self.plan_page(page, holds)
 
     @property
@@ -162,32 +175,27 @@ class Survey:
     def _oldest_job(self) -> datetime:
         return self.now - self.settings.policy.older_than
 
+    def _models(self, asked: Selection, holds: HoldIndex) -> Iterator[Plan]:
+        """Soft-deleted logged models wherever they are, and active ones that go with their runs."""
+        if asked.logged_models is not None or not asked.is_narrowed:
+            yield from self._plans_of(Kind.LOGGED_MODEL, asked.logged_models, holds)
+        for group in self._groups(asked.experiments) if asked.experiments is not None else ():
+            wanted = Wanted(experiments=tuple(each.id for each in group))
+            for page in self.store.candidates(Kind.LOGGED_MODEL, wanted, PAGE):
+                yield self.fates.planned(page, holds)
+
     def _plans_of(
         self, kind: Kind, ids: tuple[str, ...] | None, holds: HoldIndex
     ) -> Iterator[Plan]:
-        """Entities by themselves: those that were named, or all that are in live experiments."""
+        """Entities by themselves: those that were named, or all that do not go with experiments."""
         wanted = Wanted(
             ids=ids,
             workspaces=self._workspaces,
-            in_live_experiments=ids is None,
+            in_live_experiments=ids is None and kind is Kind.RUN,
             with_source_run=self._collects_models_of_runs,
         )
         for page in self.store.candidates(kind, wanted, PAGE):
-            yield self._planned_apart(page, holds)
-
-    def _planned_apart(self, page: Sequence[Candidate], holds: HoldIndex) -> Plan:
-        """A page of runs or logged models; a run whose models go before it feeds none that is live."""
-        deleted = [
-            replace(each, feeds=tuple(m for m in each.feeds if m not in self._leaving))
-            for each in page
-            if not each.is_in_use
-        ]
-        plan = self.plan_page(deleted, holds)
-        if self._collects_models_of_runs:
-            self._leaving.update(
-                d.candidate.id for d in plan.collect if d.candidate.kind is Kind.LOGGED_MODEL
-            )
-        return plan
+            yield from self.fates.in_order(self.fates.planned(page, holds))
 
     @property
     def _collects_models_of_runs(self) -> bool:
@@ -213,46 +221,6 @@ class Survey:
     def _groups(self, ids: tuple[str, ...] | None) -> Iterator[list[Candidate]]:
         wanted = Wanted(ids=ids, workspaces=self._workspaces)
         yield from self.store.candidates(Kind.EXPERIMENT, wanted, GROUP)
-
-    def _plans_of_group(self, group: Sequence[Candidate], holds: HoldIndex) -> Iterator[Plan]:
-        """Deleted experiments: first the runs and models in them that are deleted, then themselves.
-
-        Whoever collects one plan before asking for the next has the experiments judged by what is
-        left in them then.
-        """
-        kept: dict[str, Keep] = {}
-        wanted = Wanted(experiments=tuple(each.id for each in group))
-        for kind in (Kind.LOGGED_MODEL, Kind.RUN):
-            for page in self.store.candidates(kind, wanted, PAGE):
-                plan = self._planned_apart(page, holds)
-                for decision in plan.keep:
-                    part = decision.candidate
-                    kept.setdefault(part.experiment_id, because(part, decision.keep[0]))
-                yield plan
-        full = self.store.with_contents(group, lambda model: holds.on(model) is not None)
-        yield self._with_members(self.plan_page(full, holds).without(kept), holds)
-
-    def _with_members(self, plan: Plan, holds: HoldIndex) -> Plan:
-        """A plan of experiments with what goes with them; what keeps a part of one keeps all of it."""
-        kept: dict[str, Keep] = {}
-        going: dict[str, Counter[Kind]] = defaultdict(Counter)
-        for page in self.members(plan, holds):
-            for decision in page.keep:
-                part = decision.candidate
-                kept.setdefault(part.experiment_id, because(part, decision.keep[0]))
-            for decision in page.collect:
-                going[decision.candidate.experiment_id][decision.candidate.kind] += 1
-        return replace(plan.without(kept), members=going)
-
-    def members(self, plan: Plan, holds: HoldIndex) -> Iterator[Plan]:
-        """What goes with the experiments that a plan collects: logged models, then traces, by page."""
-        experiments = tuple(
-            d.candidate.id for d in plan.collect if d.candidate.kind is Kind.EXPERIMENT
-        )
-        wanted = Wanted(experiments=experiments, is_member=True)
-        for kind in (Kind.LOGGED_MODEL, Kind.TRACE) if experiments else ():
-            for page in self.store.candidates(kind, wanted, PAGE):
-                yield self.plan_page(page, holds, are_members=True)
 
     def holds(self) -> HoldIndex:
         """Everything that may keep an entity or a tree, read now."""
@@ -374,7 +342,7 @@ class Survey:
         for decision, usage in self._sizes(plan.collect):
             found[decision.candidate.id] += usage
         if plan.members:
-            for page in self.members(plan, self.holds()):
+            for page in self.fates.members(plan.members, self.holds()):
                 for decision, usage in self._sizes(page.collect):
                     found[decision.candidate.experiment_id] += usage
         return found
@@ -397,26 +365,3 @@ def unread(variable: str) -> str:
         f"{variable} names a model registry that is not a database, and its versions may refer to "
         "this; name the registry's database with --registry-store-uri"
     )
-
-
-TELLING = frozenset(
-    {
-        KeepReason.HELD,
-        KeepReason.REGISTERED,
-        KeepReason.TOO_YOUNG,
-        KeepReason.UNSAFE_TARGET,
-        KeepReason.NO_BACKEND,
-        KeepReason.FOREIGN_ROOT,
-        KeepReason.UNREACHABLE,
-        KeepReason.ROOT_UNHEALTHY,
-        KeepReason.OVER_QUOTA,
-    }
-)
-"""Reasons that say the same of an experiment as of a part of it."""
-
-
-def because(part: Candidate, keep: Keep) -> Keep:
-    """Why an experiment stays in which something is kept."""
-    reason = keep.reason if keep.reason in TELLING else KeepReason.HAS_LIVE_CHILDREN
-    what = f"the {part.kind.replace('_', ' ')} {part.id} in it is kept, {keep.reason}"
-    return Keep(reason, f"{what}: {keep.detail}")

@@ -286,6 +286,16 @@ def kept_experiments(rich: Rich, alpha: str) -> None:
     store.point_model(model, (store.root / "elsewhere as well").as_uri())
     rich.drop(odd, "unsafe_target")
 
+    linked = store.experiment("a trace linked to a live run elsewhere")
+    store.client.link_traces_to_run([store.trace(linked)], user)
+    store.run(linked)
+    rich.drop(linked, "has_live_children")
+
+    assessed = store.experiment("a trace assessed by a live run elsewhere")
+    store.assess(store.trace(assessed), user)
+    store.run(assessed)
+    rich.drop(assessed, "has_live_children")
+
     tomorrow = store.experiment("a trace of tomorrow")
     store.trace(tomorrow, days_ago=-1)
     rich.drop(tomorrow, "from_the_future")
@@ -331,8 +341,7 @@ def full_experiment(rich: Rich, alpha: str, beta: str) -> None:
     apparatus.roll_ups(full)
     rich.go("in a deleted experiment", deleted)
     rich.drop(full)
-    late = store.trace(full)  # MLflow accepts it
-    store.client.link_traces_to_run([late], rich.live[0])
+    store.trace(full)  # MLflow accepts it
 
 
 def reaching_out(rich: Rich, alpha: str, beta: str, run: str, model: str) -> None:
@@ -356,8 +365,6 @@ def reaching_in(rich: Rich, beta: str, trace: str, run: str) -> None:
     """What is live has a place for a trace that will go, and a live trace for an issue that will."""
     store, apparatus = rich.store, rich.apparatus
     live = rich.live[0]
-    store.client.link_traces_to_run([trace], live)
-    store.assess(trace, live)
     schema = apparatus.label_schema(beta, "mood")
     stays = store.trace(beta)
     apparatus.review_queue(beta, "both", schema, [trace, stays])

@@ -20,7 +20,7 @@ from gcd.logs import mask
 from gcd.model import Entry, EntryState, Kind
 from gcd.planning.plan import Decision
 from gcd.planning.quota import Quota
-from gcd.survey import Selection
+from gcd.selection import Selection
 
 
 @click.command()
@@ -76,9 +76,9 @@ def decide(session: Session, kind: Kind, entity: str) -> Decision | None:
     }
     if kind not in selections:
         return None
-    settings = replace(session.settings, selection=selections[kind], quota=Quota())
+    settings = replace(session.settings, quota=Quota())
     survey = replace(session, settings=settings).survey(session.store.now())
-    for page in survey.plans():
+    for page in survey.plans(selections[kind]):
         for decision in (*page.collect, *page.keep):
             if (decision.candidate.kind, decision.candidate.id) == (kind, entity):
                 return decision

@@ -28,8 +28,8 @@ from gcd.errors import GcdError, LeaseHeld, UsageError
 from gcd.logs import configure
 from gcd.model import KeepReason
 from gcd.reports import report_json
+from gcd.selection import Selection
 from gcd.store.lease import Lease
-from gcd.survey import Selection
 
 DEFAULT_AGE = timedelta(days=30)
 

@@ -14,7 +14,7 @@ from gcd.logs import mask
 from gcd.model import Candidate, Kind
 from gcd.planning.plan import Plan
 from gcd.planning.policy import Keep
-from gcd.survey import Selection
+from gcd.selection import Selection
 
 Key = tuple[Kind, str]
 Stages = Callable[[Kind, Sequence[str]], Mapping[str, str | None]]

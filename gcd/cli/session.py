@@ -17,9 +17,10 @@ from gcd.config import Config, load_config, workspace_of_environment
 from gcd.errors import UsageError
 from gcd.logs import mask
 from gcd.model import Kind
+from gcd.selection import Selection
 from gcd.settings import make_settings
 from gcd.store.tracking import TrackingStore
-from gcd.survey import Selection, Settings, Survey
+from gcd.survey import Settings, Survey
 
 DEFAULT_WORKSPACE = "default"
 

@@ -24,7 +24,7 @@ REASONS: Mapping[KeepReason, tuple[str, str]] = {
         "`gcd explain ID` names it",
     ),
     KeepReason.FEEDS_LIVE_MODEL: (
-        "its metrics belong to a live logged model",
+        "its metrics belong to a logged model that stays",
         'retention.runs_of_live_models = "collect_run" or "collect_both" collects it',
     ),
     KeepReason.UNDATED: (

@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 
 from gcd.config import Config, StoreConfig
 from gcd.errors import ConfigError, StoreRefused
+from gcd.selection import Selection
 from gcd.settings import make_settings
 from gcd.store.connection import parse_uri
-from gcd.survey import Selection, Settings
+from gcd.survey import Settings
 from gcd.timetable import Timetable, parse_schedule, parse_window, parse_zone
 
 UNNAMED = "default"

@@ -66,6 +66,8 @@ class Plan:
     keep: tuple[Decision, ...]
     members: Mapping[str, Mapping[Kind, int]] = field(default_factory=dict)
     """How many logged models and traces go with each experiment, by its id."""
+    first: tuple[str, ...] = ()
+    """Active logged models that go with their experiments, before the runs of the next page."""
 
     def without(self, extra: Mapping[str, Keep]) -> Plan:
         """The plan with candidates kept, by id, that a later look speaks against."""
@@ -92,6 +94,16 @@ class Plan:
             for d in self.collect
         )
         return replace(self, collect=tuple(collect))
+
+    def with_reasons(self, extra: Mapping[str, Keep]) -> Plan:
+        """The same, and what is kept anyway has the further reason too."""
+        told = tuple(
+            replace(each, keep=ranked((*each.keep, extra[each.candidate.id])))
+            if each.candidate.id in extra
+            else each
+            for each in self.keep
+        )
+        return replace(self, keep=told).without(extra)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ DEFAULT_EXPERIMENT = "0"
 
 
 class RunsOfLiveModels(StrEnum):
-    """What to do with a deleted run whose metrics belong to a live logged model."""
+    """What to do with a deleted run whose metrics belong to a logged model that stays."""
 
     KEEP = "keep"
     COLLECT_RUN = "collect_run"
@@ -116,7 +116,8 @@ def feeds_live_model(candidate: Candidate, policy: Policy) -> Keep | None:
         return None
     model, *more = candidate.feeds
     others = f" and {len(more)} more" if more else ""
-    detail = f"its metrics belong to the live logged model {model}{others} and would go with it"
+    stay = "which stay" if more else "which stays"
+    detail = f"its metrics belong to the logged model {model}{others}, {stay}, and would go with it"
     return Keep(KeepReason.FEEDS_LIVE_MODEL, detail)
 
 

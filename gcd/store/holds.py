@@ -5,7 +5,6 @@ It must never write, and never hold all of them in memory.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -16,10 +15,9 @@ from gcd.durations import from_millis
 from gcd.model import Hold, KeepReason, Kind, Reach
 from gcd.planning.guard import in_workspace
 from gcd.store import tables
-from gcd.store.schema import Schema, is_live, workspace_of
+from gcd.store.schema import Schema, workspace_of
 from gcd.store.streaming import stream
 from gcd.store.tag_holds import entity_key, tag_holds
-from gcd.store.versions import texts_naming
 
 
 def all_holds(conn: Connection, schema: Schema, *, has_own_tables: bool) -> Iterator[Hold]:
@@ -139,37 +137,3 @@ def entities_inside(conn: Connection, schema: Schema, segments: Iterable[str]) -
             for entity in conn.execute(sa.select(key).where(key.in_(wanted))).scalars():
                 found[entity] = what
     return found
-
-
-# -- logged models ---------------------------------------------------------------------------------
-
-
-def models_in_use(conn: Connection, schema: Schema, ids: Sequence[str]) -> set[str]:
-    """Those of the logged models that a live run takes, makes or measures, or a model version names."""
-    if not ids:
-        return set()
-    used: set[str] = set()
-    if schema.has("inputs", "destination_id"):
-        inputs, runs = schema.table("inputs"), schema.table("runs")
-        query = (
-            sa.select(inputs.c.destination_id)
-            .join(runs, runs.c.run_uuid == inputs.c.source_id)
-            .where(
-                inputs.c.destination_type.in_(("MODEL_INPUT", "MODEL_OUTPUT")),
-                inputs.c.destination_id.in_(ids),
-                is_live(runs),
-            )
-        )
-        used.update(conn.execute(query).scalars())
-    if schema.has("logged_model_metrics", "model_id", "run_id"):
-        metrics, runs = schema.table("logged_model_metrics"), schema.table("runs")
-        measured = (
-            sa.select(metrics.c.model_id)
-            .join(runs, runs.c.run_uuid == metrics.c.run_id)
-            .where(metrics.c.model_id.in_(ids), is_live(runs))
-        )
-        used.update(conn.execute(measured.distinct()).scalars())
-    wanted = set(ids)
-    for uri in texts_naming(conn, schema, ids):
-        used.update(wanted.intersection(re.split(r"[/:@]", uri)))
-    return used

@@ -5,7 +5,6 @@ It must never write, and never load an entity's children.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -17,10 +16,9 @@ from sqlalchemy.engine import Connection, Row
 from gcd.durations import from_millis
 from gcd.model import Candidate, Kind
 from gcd.planning.guard import in_workspace
-from gcd.store import tables
+from gcd.store import tables, uses
 from gcd.store.catalogue import ForeignKey
 from gcd.store.exact import Exact
-from gcd.store.holds import models_in_use
 from gcd.store.references import ENTITY_TABLES, FINISHED_JOBS, OWNERS
 from gcd.store.schema import DELETED, Schema, is_deleted, is_live, workspace_of
 from gcd.store.tag_holds import AGE_TAG
@@ -112,7 +110,7 @@ def page(
 def with_use(conn: Connection, schema: Schema, found: Sequence[Candidate]) -> list[Candidate]:
     """Logged models with whether they are active and something live uses them."""
     active = [each.id for each in found if not each.token.startswith(f"{DELETED}@")]
-    used = models_in_use(conn, schema, active)
+    used = uses.in_use(conn, schema, active)
     return [replace(each, is_in_use=each.id in used) for each in found]
 
 
@@ -136,6 +134,7 @@ def columns(schema: Schema, kind: Kind) -> list[sa.ColumnElement[Any]]:
         made_by(schema, kind).label("source_deleted_ms"),
         experiments.c.artifact_location.label("location"),
         experiments.c.name.label("experiment"),
+        experiments.c.lifecycle_stage.label("around"),
         workspace_of(schema).label("workspace"),
     ]
 
@@ -199,6 +198,7 @@ def candidate(kind: Kind, row: Row[*tuple[Any, ...]], *, is_member: bool) -> Can
         location=row.location and in_workspace(row.location, row.workspace),
         experiment=row.experiment,
         is_running=row.status in ("RUNNING", "SCHEDULED"),
+        is_in_deleted=row.around == DELETED,
     )
 
 
@@ -227,15 +227,16 @@ def with_activity(
     found: Sequence[Candidate],
     rows: Sequence[Row[*tuple[Any, ...]]],
 ) -> list[Candidate]:
-    """Runs with when they were last active, and the live logged models that they feed."""
+    """Runs with when they were last active, and the logged models that they measured."""
     running = [each.id for each in found if each.is_running]
     activity = last_metrics(conn, schema, running)
-    feeding = live_models_fed(conn, schema, [each.id for each in found])
+    measured = uses.measured_models(conn, schema, [each.id for each in found])
     result = []
     for each, row in zip(found, rows, strict=True):
         times = [t for t in (row.start_time, activity.get(each.id)) if isinstance(t, int)]
         active_at = from_millis(max(times)) if times else None
-        result.append(replace(each, last_active_at=active_at, feeds=feeding.get(each.id, ())))
+        measures = measured.get(each.id, ())
+        result.append(replace(each, last_active_at=active_at, measures=measures))
     return result
 
 
@@ -250,37 +251,6 @@ def last_metrics(conn: Connection, schema: Schema, ids: Sequence[str]) -> dict[s
         .group_by(latest.c.run_uuid)
     )
     return {run: int(stamp) for run, stamp in conn.execute(query) if not isinstance(stamp, str)}
-
-
-def live_models_fed(
-    conn: Connection, schema: Schema, ids: Sequence[str]
-) -> dict[str, tuple[str, ...]]:
-    """Run to the live logged models that its metrics belong to (design: live).
-
-    A model in stage active is live if its experiment is, or if a live run or a model version uses it.
-    """
-    if not ids or not schema.has("logged_model_metrics", "run_id", "model_id"):
-        return {}
-    metrics, models = schema.table("logged_model_metrics"), schema.table("logged_models")
-    experiments = schema.table("experiments")
-    query = (
-        sa.select(metrics.c.run_id, models.c.model_id, experiments.c.lifecycle_stage)
-        .select_from(
-            metrics.join(models, models.c.model_id == metrics.c.model_id).outerjoin(
-                experiments, experiments.c.experiment_id == models.c.experiment_id
-            )
-        )
-        .where(metrics.c.run_id.in_(ids), is_live(models))
-        .distinct()
-    )
-    rows = conn.execute(query).all()
-    in_deleted = [model for _, model, stage in rows if stage == DELETED]
-    used = models_in_use(conn, schema, in_deleted)
-    found: dict[str, list[str]] = defaultdict(list)
-    for run, model, stage in sorted(rows, key=lambda row: (row[0], row[1])):
-        if stage != DELETED or model in used:
-            found[run].append(model)
-    return {run: tuple(models) for run, models in found.items()}
 
 
 def with_archive(

@@ -51,6 +51,7 @@ from gcd.store import (
     registry,
     search_path,
     tables,
+    uses,
     visibility,
     witnesses,
 )
@@ -262,11 +263,23 @@ class TrackingStore:
     ) -> list[Candidate]:
         """One page of candidates, undated ones with the time that gcd first saw them."""
         with self.reading() as conn:
-            found = read.page(conn, self.schema, kind, wanted, after=after, limit=limit)
-            undated = [each.id for each in found if each.deleted_at is None]
-            if not (undated and self.has_own_tables):
-                return found
-            seen = read.first_seen(conn, kind, undated)
+            return self.page_of(conn, kind, wanted, after=after, limit=limit)
+
+    def page_of(
+        self,
+        conn: Connection,
+        kind: Kind,
+        wanted: Wanted,
+        *,
+        after: str | None = None,
+        limit: int = 1000,
+    ) -> list[Candidate]:
+        """The same, inside a transaction."""
+        found = read.page(conn, self.schema, kind, wanted, after=after, limit=limit)
+        undated = [each.id for each in found if each.deleted_at is None]
+        if not (undated and self.has_own_tables):
+            return found
+        seen = read.first_seen(conn, kind, undated)
         return [replace(each, first_seen_at=seen.get(each.id)) for each in found]
 
     def finished_jobs(
@@ -290,6 +303,47 @@ class TrackingStore:
         """Deleted experiments with what is in them."""
         with self.reading() as conn:
             return contents.with_contents(conn, self.schema, group, is_held)
+
+    # -- who uses what ---------------------------------------------------------------------------
+
+    def deleted_experiments(self, workspaces: Sequence[str] | None) -> set[str]:
+        """The ids of all deleted experiments."""
+        with self.reading() as conn:
+            return uses.deleted_experiments(conn, self.schema, workspaces)
+
+    def with_active_models(self, experiments: Sequence[str]) -> set[str]:
+        """Those of the experiments that have logged models which go with them."""
+        found: set[str] = set()
+        with self.reading() as conn:
+            for part in slices(experiments):
+                numbers = read.native(Kind.EXPERIMENT, part)
+                found |= uses.with_active_models(conn, self.schema, numbers)
+        return found
+
+    def uses_across(self, experiments: Sequence[str]) -> Iterator[uses.Use]:
+        """Runs that need something in these experiments and are in other ones."""
+        with self.reading() as conn:
+            for part in slices(experiments):
+                numbers = read.native(Kind.EXPERIMENT, part)
+                yield from uses.uses_across(conn, self.schema, numbers)
+
+    def needed_by_measuring(
+        self, kind: Kind, ids: Sequence[str], *, with_models: bool
+    ) -> list[uses.Needed]:
+        """What the runs need that measured the models of these experiments, or these models."""
+        native = read.native(kind, ids)
+        with self.reading() as conn:
+            found = uses.needed_by_measuring(
+                conn, self.schema, kind, native, with_models=with_models
+            )
+            return list(found)
+
+    def users(self, kind: Kind, ids: Sequence[str]) -> dict[str, dict[str, str | None]]:
+        """Logged model or trace to the runs that use it, each with its stage."""
+        with self.reading() as conn:
+            return uses.users(conn, self.schema, kind, ids)
+
+    # -- holds -----------------------------------------------------------------------------------
 
     def holds(self) -> Iterator[Hold]:
         """Everything that may keep an entity or a tree, but for model versions, streamed."""

@@ -5,7 +5,7 @@ Invariant: only a version in the stage `Deleted_Internal` refers to nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Set
 from typing import Any
 
 import sqlalchemy as sa
@@ -77,19 +77,3 @@ def deleted_versions(conn: Connection, schema: Schema, named: Set[Versions]) -> 
             name = version.name.casefold()  # which some databases take for the same
             if not wanted.isdisjoint({(name, version.version), (name, None)}):
                 yield version
-
-
-def texts_naming(conn: Connection, schema: Schema, ids: Sequence[str]) -> Iterator[str]:
-    """URIs of live versions that may name one of the ids."""
-    if not (ids and refers(schema)):
-        return
-    versions = schema.table(VERSIONS)
-    for name in ("source", "storage_location"):
-        if not schema.has(VERSIONS, name):
-            continue
-        uri = versions.c[name]
-        query = sa.select(uri).where(is_live(versions), uri.is_not(None))
-        if len(ids) <= LIKES:
-            query = query.where(sa.or_(*(uri.contains(each, autoescape=True) for each in ids)))
-        for row in stream(conn, query):
-            yield row[0]

@@ -167,7 +167,7 @@ def test_a_run_that_feeds_a_live_model_is_kept_unless_it_is_asked_for() -> None:
     feeding = replace(RUN, feeds=("m-live",))
     assert reasons(feeding) == [KeepReason.FEEDS_LIVE_MODEL]
     assert detail(feeding) == (
-        "its metrics belong to the live logged model m-live and would go with it"
+        "its metrics belong to the logged model m-live, which stays, and would go with it"
     )
     asked = replace(POLICY, runs_of_live_models=RunsOfLiveModels.COLLECT_RUN)
     assert reasons(feeding, asked) == []
@@ -181,7 +181,7 @@ def test_a_run_that_feeds_a_model_that_stays_is_kept_where_both_were_asked_for()
 
 
 def test_a_run_that_feeds_many_live_models_names_one_and_counts_the_others() -> None:
-    assert "model m-1 and 2 more and" in detail(replace(RUN, feeds=("m-1", "m-2", "m-3")))
+    assert "model m-1 and 2 more, which stay," in detail(replace(RUN, feeds=("m-1", "m-2", "m-3")))
 
 
 def test_every_reason_is_told_not_only_the_first() -> None:
