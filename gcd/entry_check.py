@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
 
 from gcd import clock
@@ -15,7 +16,6 @@ from gcd.errors import BackendError, TransientArtifactError, UnsafeTarget
 from gcd.model import Entry, Kind, Ownership, Place, Target
 from gcd.planning.entries import check_form, home_of, ids_of, is_expected, is_sibling
 from gcd.planning.guard import Site, layout_root, parse_place, place_uri
-from gcd.planning.policy import Keep
 from gcd.store.presence import Evidence
 from gcd.survey import Survey
 
@@ -41,43 +41,51 @@ class EntryCheck:
 
     def look_at(self, page: Sequence[Entry]) -> PageCheck:
         """A check of the entries of a page, each of which is asked about before its tree goes."""
-        locations = self.survey.store.locations({each.experiment_id for each in page})
         places = self.survey.places
+        locations = self.survey.store.locations({each.experiment_id for each in page})
         sites = {each: places.site(uri, each) for each, uri in locations.items()}
-        claims = self.survey.new_claims()
         refused: dict[int, str] = {}
-        unclear: dict[int, str] = {}
+        unsure: list[tuple[Entry, Target]] = []
         for entry in page:
             if because := check_form(entry, places.scope):
                 refused[entry.id] = because
-            elif entry.target and not self._is_known(entry, sites.get(entry.experiment_id)):
-                if claims.of(entry.kind, entry.experiment_id, entry.target).owner in VOUCHED:
-                    continue
-                is_there = places.known_roots([entry.target])[entry.target.root].probe.is_there
-                (refused if is_there else unclear)[entry.id] = unknown_place(entry, entry.target)
+            elif entry.target is not None:
+                home = home_of(entry.kind, entry.target.place)
+                site = sites.get(entry.experiment_id)
+                known = site if isinstance(site, Site) else None
+                if home not in self._homes and not is_expected(home, known, places.scope):
+                    unsure.append((entry, entry.target))
+        unclear: dict[int, str] = {}
+        for entry, target in self._strange(unsure):
+            is_there = places.known_roots([target])[target.root].probe.is_there
+            (refused if is_there else unclear)[entry.id] = unknown_place(entry, target)
         return PageCheck(self.survey, page, refused, unclear)
 
-    def _is_known(self, entry: Entry, site: Site | Keep | None) -> bool:
-        """Whether this process, or something outside the journal, says that a place is this store's."""
-        if entry.target is None:
-            return True
-        home = home_of(entry.kind, entry.target.place)
-        known = site if isinstance(site, Site) else None
-        if home in self._homes or is_expected(home, known, self.survey.places.scope):
-            return True
-        return any(is_sibling(home, root, entry.experiment_id) for root in self._layout_roots(home))
-
-    def _layout_roots(self, home: Place) -> Iterator[Place]:
-        """Those artifact roots of experiments that are there which may be around a location."""
-        places, seen = self.survey.places, set[Place]()
-        for experiment, uri in self.survey.store.every_location():
-            try:
-                recorded = layout_root(parse_place(uri, places.scope), experiment, places.scope)
-            except (UnsafeTarget, BackendError):
+    def _strange(self, unsure: Sequence[tuple[Entry, Target]]) -> Iterator[tuple[Entry, Target]]:
+        """Those entries whose places neither a mark nor an experiment that is there speaks for."""
+        if not unsure:
+            return
+        claims, roots = self.survey.new_claims(), None
+        for entry, target in unsure:
+            if claims.of(entry.kind, entry.experiment_id, target).owner in VOUCHED:
                 continue
-            if recorded.scheme == home.scheme and recorded not in seen:
-                seen.add(recorded)
-                yield places.resolved(recorded)
+            home = home_of(entry.kind, target.place)
+            roots = self._layout_roots() if roots is None else roots
+            if not any(is_sibling(home, root, entry.experiment_id) for root in roots):
+                yield entry, target
+
+    def _layout_roots(self) -> set[Place]:
+        """The artifact roots of the experiments that are there."""
+        places, recorded = self.survey.places, set[Place]()
+        for experiment, uri in self.survey.store.every_location():
+            with suppress(UnsafeTarget, BackendError):
+                place = parse_place(uri, places.scope)
+                recorded.add(layout_root(place, experiment, places.scope))
+        true = set[Place]()
+        for each in recorded:
+            with suppress(UnsafeTarget, BackendError):
+                true.add(places.resolved(each))
+        return true
 
 
 class PageCheck:
