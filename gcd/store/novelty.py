@@ -98,13 +98,15 @@ class Column:
     @property
     def is_text(self) -> bool:
         """Whether it may hold the id of a run, logged model or trace."""
-        kinds = (sa.String, sa.JSON, sa.Uuid, sa.LargeBinary, sa.types.NullType)
-        return isinstance(self.type, kinds)
+        plain = (sa.Numeric, sa.Boolean, sa.DateTime, sa.Date, sa.Time, sa.Interval)
+        return not isinstance(self.type, (sa.Integer, *plain))
 
     @property
     def is_number(self) -> bool:
         """Whether it may hold the id of an experiment as a number."""
-        return isinstance(self.type, sa.Integer) and not isinstance(self.type, sa.Boolean)
+        return isinstance(self.type, sa.Integer | sa.Numeric) and not isinstance(
+            self.type, sa.Float
+        )
 
 
 def suspects(conn: Connection, schema: Schema, harmless: Collection[str]) -> dict[Kind, str]:
@@ -234,7 +236,10 @@ def by_values(conn: Connection, schema: Schema, column: Column) -> Iterator[Kind
     found = schema.table(column.table).c[column.name]
     text = sa.func.substr(sa.cast(found, sa.Text), 1, CHARACTERS)
     query = sa.select(text).where(found.is_not(None)).limit(ROWS)
-    ids = {each for value in conn.execute(query).scalars() for each in ids_in(str(value))}
+    values = [str(value) for value in conn.execute(query).scalars()]
+    # A UUID is written with dashes, an id of MLflow's without.
+    values += [value.replace("-", "") for value in values if "-" in value]
+    ids = {each for value in values for each in ids_in(value)}
     kinds: set[Kind] = set()
     for part in slices(list(islice(ids, ROWS * 10)), IDS_AT_ONCE):
         kinds.update(NOUNS[noun] for noun in entities_inside(conn, schema, part).values())

@@ -104,6 +104,24 @@ def test_what_stays_for_a_new_revision_is_told_and_an_operator_can_say_it_is_har
         assert decisions(store.uri, env=env)[made["run"]] == "collect"
 
 
+@pytest.mark.parametrize("server", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("kind", ["TEXT[]", "JSONB", "UUID", "BYTEA"])
+def test_a_column_of_any_type_of_postgresql_may_name_an_entity(store: RealStore, kind: str) -> None:
+    made = four(store)
+    renew(store, f"CREATE TABLE verdicts (id INTEGER PRIMARY KEY, judged_runs {kind})")
+    assert kept(store, made) == {"run"}
+    store.sql("DROP TABLE verdicts", f"CREATE TABLE verdicts (about {kind})")
+    assert kept(store, made) == set()
+    texts = {
+        "TEXT[]": "ARRAY[:run]",
+        "JSONB": "to_jsonb(ARRAY[:run])",
+        "UUID": "CAST(:run AS UUID)",
+    }
+    if kind in texts:
+        store.sql(f"INSERT INTO verdicts SELECT {texts[kind]}", run=made["run"])
+        assert kept(store, made) == {"run"}
+
+
 def test_values_tell_what_a_column_names(store: RealStore) -> None:
     made = four(store)
     texts = {
