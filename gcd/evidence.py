@@ -34,8 +34,6 @@ NEWEST = 100
 newest, since those log where the experiment logs now."""
 NOTES = 3
 """Experiments of which one entity that is kept is told to people."""
-TRACED = 1000
-"""Trees in which gcd deleted something that are read for one experiment."""
 
 
 @dataclass(slots=True)
@@ -65,6 +63,8 @@ class Evidence:
         self._unproved: set[Place] = set()
         self._ends: dict[Place, WayEnd | None] = {}
         """Where the way to each folder ends that holds entities' folders."""
+        self._swept: dict[str, list[tuple[str, str]]] = {}
+        """Experiment to trees, with their roots, in which gcd deleted something."""
         self._notes: dict[str, str] = {}
         self._filled: set[Place] = set()
         """Folders that were seen with something in them; gcd itself may empty them later."""
@@ -83,6 +83,7 @@ class Evidence:
                 else:
                     looks[at] = seen
         self._proved |= {look.home for look in looks if look.has_files}
+        self._remember_swept(pairs, looks)
         for (decision, target), look in zip(pairs, looks, strict=True):
             each = decision.candidate
             self._judge(found, each, self._completed(each, look, roots[target.root]))
@@ -208,8 +209,19 @@ class Evidence:
         """Whether gcd deleted something of the experiment below the folder, on this very root."""
         return any(
             written_place(at) == root and contains(folder, written_place(tree))
-            for tree, at in self.store.swept_with_files(candidate.experiment_id, TRACED)
+            for tree, at in self._swept.get(candidate.experiment_id, ())
         )
+
+    def _remember_swept(
+        self, pairs: Sequence[tuple[Decision, Target]], looks: Sequence[Look]
+    ) -> None:
+        """Read what gcd deleted of those experiments where something is missing."""
+        missing = {
+            decision.candidate.experiment_id
+            for (decision, target), look in zip(pairs, looks, strict=True)
+            if look.is_missed or ((end := self._ends[around(target)]) and end.is_empty)
+        }
+        self._swept.update(self.store.swept_with_files(sorted(missing - self._swept.keys())))
 
     def _look_around(self, pool: ThreadPoolExecutor, looks: Sequence[Look]) -> None:
         """See where the ways to the trees end, before any of them is emptied in this cycle."""

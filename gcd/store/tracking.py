@@ -454,12 +454,15 @@ class TrackingStore:
         with self.reading() as conn:
             return list(witnesses.newest_trees(conn, self.schema, experiment, limit))
 
-    def swept_with_files(self, experiment: str, limit: int) -> list[tuple[str, str]]:
-        """Trees of an experiment, each with its root, in which gcd deleted something, newest first."""
-        if not self.has_own_tables:
-            return []
+    def swept_with_files(self, experiments: Sequence[str]) -> dict[str, list[tuple[str, str]]]:
+        """Experiment to some trees, each with its root, in which gcd deleted something."""
+        found: dict[str, list[tuple[str, str]]] = {each: [] for each in experiments}
+        if not (experiments and self.has_own_tables):
+            return found
         with self.reading() as conn:
-            return witnesses.swept_with_files(conn, experiment, limit)
+            for each, target, root in witnesses.swept_with_files(conn, experiments):
+                found[each].append((target, root))
+        return found
 
     def counts(self) -> Mapping[Kind, int]:
         """How many entities of each kind there are."""

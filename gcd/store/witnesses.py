@@ -214,12 +214,20 @@ def trees(schema: Schema, number: int) -> Iterator[sa.Select[*tuple[Any, ...]]]:
         )
 
 
-def swept_with_files(conn: Connection, experiment: str, limit: int) -> list[tuple[str, str]]:
-    """Trees of an experiment, each with its root, in which gcd deleted something."""
+def swept_with_files(
+    conn: Connection, experiments: Sequence[str]
+) -> Iterator[tuple[str, str, str]]:
+    """Trees in which gcd deleted something, with experiment and root: one of each kind and root.
+
+    The journal has no index for it: it is read once, however many experiments are asked for.
+    """
     query = (
-        sa.select(journal.c.target, journal.c.root)
-        .where(journal.c.experiment_id == experiment, journal.c.objects > 0)
-        .order_by(journal.c.id.desc())
-        .limit(limit)
+        sa.select(
+            journal.c.experiment_id, sa.func.min(journal.c.target), sa.func.min(journal.c.root)
+        )
+        .where(journal.c.experiment_id.in_(experiments), journal.c.objects > 0)
+        .group_by(journal.c.experiment_id, journal.c.kind, journal.c.root_id)
     )
-    return [(target, root) for target, root in conn.execute(query) if target and root]
+    for experiment, target, root in conn.execute(query):
+        if target and root:
+            yield experiment, target, root

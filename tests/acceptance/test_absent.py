@@ -125,9 +125,12 @@ def test_a_folder_that_gcd_itself_emptied_is_no_mount_point(store: RealStore) ->
     collect(store.uri)
     assert list((store.root / far).iterdir()) == []
     bare = store.run(far, files={})
-    store.delete(bare)
-    assert report(store.uri)["purged"]["run"] == 1
-    assert not store.exists(bare)
+    lost = store.run(far, files={}, tags=MODEL)
+    store.delete(bare, lost)
+    done = report(store.uri)
+    assert done["purged"]["run"] == 2
+    assert done["already_empty"] == 1  # its place is the one from which gcd deleted before
+    assert store.runs_in(far) == []
 
 
 def test_an_experiment_without_a_folder_and_without_a_witness_is_collected(

@@ -426,6 +426,12 @@ class TestKernels(_OnDisk):
         self.delete(TREE)
         assert self.keys() == set()
 
+    def test_folders_alone_are_no_files(self) -> None:
+        (self.folder / TREE / "model/data").mkdir(parents=True)
+        assert not self.store.has_files(self.target(TREE))
+        (self.folder / TREE / "model/data/link").symlink_to("nowhere")
+        assert self.store.has_files(self.target(TREE))
+
 
 class TestMounts(_OnDisk):
     def test_an_unmounted_disk_is_no_empty_root(self, mount: Mount) -> None:
