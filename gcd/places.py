@@ -14,7 +14,7 @@ from itertools import chain, pairwise
 from gcd.artifacts.base import AliasingArtifactStore, LearningArtifactStore, Naming
 from gcd.artifacts.registry import Registry
 from gcd.errors import BackendError, UnsafeTarget
-from gcd.model import Candidate, Hold, KeepReason, Place, Probe, Reach, Root, Target, Way
+from gcd.model import Candidate, Hold, KeepReason, Place, Probe, Root, Target, Way
 from gcd.planning.guard import (
     PROXIED,
     Scope,
@@ -32,7 +32,7 @@ from gcd.planning.registered import Meanings
 from gcd.store.tracking import TrackingStore
 
 ADRIFT = 20
-"""Relative paths of live data that are told one by one."""
+"""Relative paths of model versions that are told one by one."""
 NAMED_TREES = 5000
 """Trees that are looked for under a root before it is taken for an empty mount point."""
 
@@ -58,7 +58,7 @@ class Places:
         """Roots that were looked at without looking for anything that the database names."""
         self._learned: set[str] = set()
         self._adrift: dict[str, None] = {}
-        """Live URIs that may lie in any local tree."""
+        """Sources of model versions that may lie in any local tree."""
 
     def of(self, uri: str | None) -> Place | None:
         """The true place of a recorded URI, None if it has none that gcd can tell."""
@@ -75,10 +75,7 @@ class Places:
         """Each hold with every place that its URI may mean, and their other names, for an index."""
         other_names = self.naming()
         for hold in holds:
-            # A place where others log keeps what lies around it alone: it may be anywhere.
-            has_own_id = hold.owner is not None and hold.owner in (hold.uri or "")
-            may_drift = hold.reach is Reach.OVERLAP and not has_own_id
-            for place in self.meanings(hold.uri, may_drift=may_drift):
+            for place in self.meanings(hold.uri):
                 yield hold, place
                 for name in other_names(place) if place else ():
                     yield hold, name
@@ -94,6 +91,9 @@ class Places:
             for place in self.meanings(uri):
                 yield place
                 yield from other_names(place) if place and is_nameless else ()
+            if is_adrift(uri, self.scope):
+                self._adrift.setdefault(uri)
+                yield ANYWHERE
 
         return meanings
 
@@ -114,7 +114,7 @@ class Places:
 
         return other_names
 
-    def meanings(self, uri: str | None, *, may_drift: bool = True) -> Iterator[Place | None]:
+    def meanings(self, uri: str | None) -> Iterator[Place | None]:
         """The true places that a live URI may mean; None among them if ids in it must tell."""
         if not uri:
             yield None
@@ -125,9 +125,6 @@ class Places:
             yield place
             return
         yield from {self._true(each) for each in readings(uri, self.scope)}
-        if may_drift and is_adrift(uri, self.scope):
-            self._adrift.setdefault(uri)
-            yield ANYWHERE
         if not is_certain:
             yield None
 
@@ -292,11 +289,11 @@ def _no_names(_: Place) -> tuple[Place | Way, ...]:
 
 
 def adrift(uri: str) -> str:
-    """What people should know of a relative path of live data, and what to do about it."""
+    """What people should know of a source that is a relative path, and what to do about it."""
     return (
-        f"{uri!r} is recorded as a place of live data, and is relative to an unknown folder: it may "
-        "lie in any local tree, so all of them stay. Register the model version anew by an absolute "
-        f"path or delete it; if it lies in no artifact tree, set artifacts.ignored_sources = [{uri!r}]"
+        f"a model version has the source {uri!r}, relative to an unknown folder: it may lie in any "
+        "local tree, so all of them stay. Register it anew by an absolute path or delete the version; "
+        f"if it lies in no artifact tree, set artifacts.ignored_sources = [{uri!r}]"
     )
 
 

@@ -33,13 +33,15 @@ class OtherNames:
     """What else folders are called, as things are mounted at one moment. Threads may share it."""
 
     def __init__(self) -> None:
-        self._points: dict[str, list[Mount]] = {}
         rows = read_mounts().rows
-        for row in rows:
-            self._points.setdefault(row.point, []).append(row)
         counts = Counter(row.device for row in rows)
         self._shared = {device for device, count in counts.items() if count > 1}
         self._networks = {row.device for row in rows if row.fstype in NETWORKS}
+        self._points: dict[str, list[Mount]] = {}
+        """What may be mounted elsewhere too, by the points where it is mounted."""
+        for row in rows:
+            if row.device in self._shared | self._networks or row.fstype.startswith(FUSE):
+                self._points.setdefault(row.point, []).append(row)
         self._known: dict[str, Node | None] = {}
 
     def __call__(self, place: Place) -> tuple[Place | Way, ...]:
@@ -48,7 +50,7 @@ class OtherNames:
         return (*self._on_disk(names), self._way(names))
 
     def _on_disk(self, names: list[str]) -> Iterator[Place]:
-        for depth in range(len(names) + 1):
+        for depth in range(len(names) + 1) if self._points else ():
             for row in self._points.get("/" + "/".join(names[:depth]), ()):
                 yield from self._as_mounted(row, "".join(f"{name}/" for name in names[depth:]))
 

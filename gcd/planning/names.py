@@ -188,7 +188,15 @@ def is_adrift(uri: str, scope: Scope) -> bool:
     """
     text = unquote(uri)
     is_known = text.strip() in PLACEHOLDERS or uri in scope.ignored_sources
-    return is_relative(text) and not is_known and MLFLOW_ID.search(text) is None
+    is_path = "\0" not in text and re.search(r"\w", text) is not None
+    return is_path and is_relative(text) and not is_known and MLFLOW_ID.search(text) is None
+
+
+def as_text(value: object) -> str | None:
+    """A URI or an id as a text: some databases hold whatever was written there."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "surrogateescape")
+    return None if value is None else str(value)
 
 
 # -- names of names ------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from gcd.model import Hold, KeepReason, Place, Way
 from gcd.planning.ledger import Ledger, hashes, texts
 from gcd.planning.names import (
     Versions,
+    as_text,
     has_mlflow_id,
     ids_in,
     is_relative,
@@ -105,8 +106,9 @@ class VersionIndex:
 
     def add(self, version: Version, meanings: Meanings) -> None:
         """Note what a version refers to."""
-        name, number, run, source, location = version
-        by = By(name, number if isinstance(number, int) else 0)
+        name, number = version.name, version.version
+        run, source, location = (as_text(each) for each in version[2:])
+        by = By(as_text(name) or "", number if isinstance(number, int) else 0)
         for text in {run, run.casefold()} if run else ():
             self._note(self._entities, hash(text), by)
         # MLflow takes a relative path only in the tree of its run, and reads from where it stored.

@@ -265,6 +265,9 @@ def test_the_versions_that_a_source_names(uri: str, named: set[tuple[str, int | 
         ("dbfs:/model", False),
         ("", False),
         (" ", False),
+        (":", False),
+        ("?/.", False),
+        ("\udcff\0", False),
     ],
 )
 def test_what_may_lie_in_any_local_tree(uri: str, expected: bool) -> None:
