@@ -12,9 +12,9 @@ from typing import Any
 import click
 
 from gcd.cli.options import parse_ids, store_options
-from gcd.cli.render import console, decision_json, sample_line
+from gcd.cli.render import SAMPLES, console, decision_json, sample_line
 from gcd.cli.session import Session, kind_of, open_session
-from gcd.cli.words import REASONS, moment, noun
+from gcd.cli.words import REASONS, counted, moment, noun
 from gcd.errors import GcdError
 from gcd.logs import mask
 from gcd.model import Entry, EntryState, Kind
@@ -50,6 +50,8 @@ def describe(session: Session, kind: Kind, entity: str) -> dict[str, Any]:
     decision = decide(session, kind, entity)
     history = [e for e in session.store.history(entity) if e.kind is kind]
     lines = [past(entry) for entry in history]
+    if kind is Kind.EXPERIMENT:
+        lines += runs_gone(session, entity)
     if decision is not None:
         return {**decision_json(decision), "text": [*decided(decision), *lines]}
     stages = session.store.stages(kind, [entity])
@@ -64,6 +66,19 @@ def describe(session: Session, kind: Kind, entity: str) -> dict[str, Any]:
         f"there is no {noun(kind)} {entity} in {session.uri}, and gcd's journal does not know it",
         hint="was it collected before the history that the journal keeps (journal.keep_history)?",
     )
+
+
+def runs_gone(session: Session, experiment: str) -> list[str]:
+    """Which runs of an experiment that is still there went, and when."""
+    count, newest = session.store.history_of_runs(experiment, SAMPLES)
+    lines = [
+        f"  run {run}, by cycle {cycle} at {moment(purged_at)}" for run, cycle, purged_at in newest
+    ]
+    if count > len(newest):
+        lines.append(f"  and {counted(count - len(newest), 'run')} earlier")
+    were = "was" if count == 1 else "were"
+    head = f"{counted(count, 'run')} in it {were} deleted, each by its own age:"
+    return [head, *lines] if count else []
 
 
 def decide(session: Session, kind: Kind, entity: str) -> Decision | None:

@@ -146,6 +146,35 @@ def of_entity(conn: Connection, entity_id: str) -> list[Entry]:
     return [entry(row) for row in conn.execute(query)]
 
 
+def of_experiment(
+    conn: Connection, experiment_id: str, *, limit: int
+) -> tuple[int, list[tuple[str, int, datetime]]]:
+    """How many runs of an experiment went, and (run, cycle, when) of the newest of them.
+
+    SQLite gives a number again: what went before an experiment of that number went is not told.
+    """
+    is_itself = sa.and_(
+        journal.c.kind == Kind.EXPERIMENT.value, journal.c.entity_id == experiment_id
+    )
+    last = conn.scalar(sa.select(sa.func.max(journal.c.id)).where(is_itself)) or 0
+    runs = (
+        sa.select(
+            journal.c.entity_id,
+            sa.func.max(journal.c.cycle).label("cycle"),
+            sa.func.max(journal.c.purged_ms).label("at"),
+        )
+        .where(
+            journal.c.kind == Kind.RUN.value,
+            journal.c.experiment_id == experiment_id,
+            journal.c.id > last,
+        )
+        .group_by(journal.c.entity_id)
+    )
+    count = conn.scalar(sa.select(sa.func.count()).select_from(runs.subquery())) or 0
+    newest = runs.order_by(sa.desc("at"), journal.c.entity_id).limit(limit)
+    return count, [(run, cycle, known(at)) for run, cycle, at in conn.execute(newest)]
+
+
 def with_rows_left(conn: Connection, rows_left: int, *, limit: int) -> list[Entry]:
     """Entries whose rows are not all deleted yet."""
     query = (

@@ -661,6 +661,15 @@ class TrackingStore:
         with self.reading() as conn:
             return journal.of_entity(conn, entity_id)
 
+    def history_of_runs(
+        self, experiment_id: str, limit: int
+    ) -> tuple[int, list[tuple[str, int, datetime]]]:
+        """How many runs of an experiment went, and (run, cycle, when) of the newest of them."""
+        if not self.has_own_tables:
+            return 0, []
+        with self.reading() as conn:
+            return journal.of_experiment(conn, experiment_id, limit=limit)
+
     def settle(self, lease: Lease, outcomes: Sequence[Outcome], now: datetime) -> None:
         """Write what became of swept entries, and how their roots did."""
 

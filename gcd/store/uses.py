@@ -30,7 +30,6 @@ class Use(NamedTuple):
     experiment: str
     part: str
     """One of what it needs: "logged model m-..." or "trace tr-..."."""
-    is_measured: bool
 
 
 class Needed(NamedTuple):
@@ -92,14 +91,12 @@ def tracing(schema: Schema) -> Iterator[sa.Select[*tuple[Any, ...]]]:
             ).where(links[f"{trace}_type"] == "trace", links[f"{run}_type"] == "run")
 
 
-def ways(schema: Schema) -> Iterator[tuple[Kind, bool, sa.Subquery]]:
-    """(kind of what is used, whether it is measured, (run, part)) for each way."""
-    for query in measuring(schema):
-        yield Kind.LOGGED_MODEL, True, query.subquery()
-    for query in making(schema):
-        yield Kind.LOGGED_MODEL, False, query.subquery()
+def ways(schema: Schema) -> Iterator[tuple[Kind, sa.Subquery]]:
+    """(kind of what is used, (run, part)) for each way."""
+    for query in (*measuring(schema), *making(schema)):
+        yield Kind.LOGGED_MODEL, query.subquery()
     for query in tracing(schema):
-        yield Kind.TRACE, False, query.subquery()
+        yield Kind.TRACE, query.subquery()
 
 
 # -- from runs to models ---------------------------------------------------------------------------
@@ -140,23 +137,39 @@ def measured_models(
 # -- from models and traces to runs ----------------------------------------------------------------
 
 
+class User(NamedTuple):
+    """A run that uses a logged model or a trace."""
+
+    part: str
+    run: str
+    stage: str | None
+    experiment: int
+    """The run's."""
+
+
+def users_of(conn: Connection, schema: Schema, kind: Kind, ids: Sequence[str]) -> Iterator[User]:
+    """The runs that use logged models or traces, once for each way."""
+    runs = schema.table("runs")
+    for used, uses in ways(schema):
+        if used is not kind or not ids:
+            continue
+        query = (
+            sa.select(uses.c.part, runs.c.run_uuid, runs.c.lifecycle_stage, runs.c.experiment_id)
+            .select_from(uses.join(runs, runs.c.run_uuid == uses.c.run))
+            .where(uses.c.part.in_(ids))
+            .distinct()
+        )
+        for row in conn.execute(query):
+            yield User._make(row)
+
+
 def users(
     conn: Connection, schema: Schema, kind: Kind, ids: Sequence[str]
 ) -> dict[str, dict[str, str | None]]:
     """Logged model or trace to the runs that use it, each with its stage."""
     found: dict[str, dict[str, str | None]] = defaultdict(dict)
-    runs = schema.table("runs")
-    for used, _, uses in ways(schema):
-        if used is not kind or not ids:
-            continue
-        query = (
-            sa.select(uses.c.part, runs.c.run_uuid, runs.c.lifecycle_stage)
-            .select_from(uses.join(runs, runs.c.run_uuid == uses.c.run))
-            .where(uses.c.part.in_(ids))
-            .distinct()
-        )
-        for part, run, stage in conn.execute(query):
-            found[part][run] = stage
+    for user in users_of(conn, schema, kind, ids):
+        found[user.part][user.run] = user.stage
     return found
 
 
@@ -164,7 +177,7 @@ def in_use(conn: Connection, schema: Schema, models: Sequence[str]) -> set[str]:
     """Those of the logged models that a run in stage active made, took or measured."""
     found: set[str] = set()
     runs = schema.table("runs")
-    for used, _, uses in ways(schema):
+    for used, uses in ways(schema):
         if used is not Kind.LOGGED_MODEL or not models:
             continue
         query = (
@@ -207,39 +220,29 @@ def uses_across(conn: Connection, schema: Schema, experiments: Sequence[int]) ->
     for kind in (Kind.LOGGED_MODEL, Kind.TRACE):
         after = ""
         while page := parts(conn, schema, kind, experiments, after):
-            yield from _uses_of(conn, schema, kind, page)
-            after = page[-1]
+            found = users_of(conn, schema, kind, list(page))
+            across = (user for user in found if user.experiment != page.get(user.part))
+            yield from dict.fromkeys(
+                Use(user.run, str(page[user.part]), f"{NOUNS[kind]} {user.part}")
+                for user in across
+                if user.part in page  # MySQL finds other cases too
+            )
+            after = list(page)[-1]  # in the order of the database
 
 
 def parts(
     conn: Connection, schema: Schema, kind: Kind, experiments: Sequence[int], after: str
-) -> list[str]:
-    """The next page of the active models, or of the traces, of experiments, by id."""
+) -> dict[str, int]:
+    """The next page of the active models, or of the traces, of experiments, by id, with those."""
     if not schema.has_kind(kind):
-        return []
+        return {}
     table, key = schema.table(ENTITY_TABLES[kind]), schema.key(kind)
-    query = sa.select(key).where(table.c.experiment_id.in_(experiments), key > after)
+    query = sa.select(key, table.c.experiment_id).where(
+        table.c.experiment_id.in_(experiments), key > after
+    )
     if kind is Kind.LOGGED_MODEL:
         query = query.where(is_live(table))
-    return list(conn.execute(query.order_by(key).limit(SLICE)).scalars())
-
-
-def _uses_of(conn: Connection, schema: Schema, kind: Kind, ids: Sequence[str]) -> Iterator[Use]:
-    """The uses of models or traces by runs of other experiments."""
-    owners, key, runs = schema.table(ENTITY_TABLES[kind]), schema.key(kind), schema.table("runs")
-    for used, is_measured, uses in ways(schema):
-        if used is not kind:
-            continue
-        query = (
-            sa.select(uses.c.run, owners.c.experiment_id, sa.func.min(key))
-            .select_from(
-                uses.join(owners, key == uses.c.part).join(runs, runs.c.run_uuid == uses.c.run)
-            )
-            .where(uses.c.part.in_(ids), runs.c.experiment_id != owners.c.experiment_id)
-            .group_by(uses.c.run, owners.c.experiment_id)
-        )
-        for run, number, part in conn.execute(query):
-            yield Use(run, str(number), f"{NOUNS[kind]} {part}", is_measured)
+    return {part: home for part, home in conn.execute(query.order_by(key).limit(SLICE))}
 
 
 def needed_by_measuring(
@@ -263,7 +266,7 @@ def needed_by_measuring(
             .subquery()
         )
         yield from _homes(conn, schema, feeders)
-        for used, _, uses in ways(schema):
+        for used, uses in ways(schema):
             joined = _joined(schema, feeders, used, uses)
             yield from _around(conn, joined)
             if with_models and used is Kind.LOGGED_MODEL:

@@ -329,6 +329,29 @@ def test_a_held_trace_keeps_its_experiment_and_what_that_needs(store: RealStore)
     assert before.without([plain]).against(look(store)) == []
 
 
+def test_the_runs_of_an_experiment_that_stays_go_by_their_own_age_and_explain_says_when(
+    store: RealStore,
+) -> None:
+    gone = store.experiment("gone")
+    runs, measurer = [store.run(gone) for _ in range(12)], store.run(gone)
+    store.logged_model(measurer, "m", metrics=True)
+    store.client.delete_experiment(gone)
+    old(store)
+    trace(store, gone)  # a forgotten client logs one a day
+    before = look(store)
+
+    collect(store.uri, *AGE)
+
+    assert before.without(runs).against(look(store)) == []
+    told = gcd("explain", gone, *AGE, uri=store.uri).stdout
+    assert "would be kept" in told
+    assert "12 runs in it were deleted, each by its own age" in told
+    named = [run for run in runs if f"run {run}, by cycle 1 at 2" in told]
+    assert len(named) == 10
+    assert "and 2 runs earlier" in told
+    assert measurer not in told.partition("own age")[2]
+
+
 def test_a_quota_that_leaves_a_model_for_later_leaves_its_runs_too(store: RealStore) -> None:
     experiment, gone = store.experiment("e"), store.experiment("gone")
     run, measurer, inside = store.run(experiment), store.run(experiment), store.run(gone)
