@@ -59,7 +59,7 @@ def gc(
     Exit codes: 0 done, nothing to do included; 1 error, or "no" at the prompt; 2 usage;
     3 partial: something deferred or stuck, a storage root unwell, or a named id kept;
     10 configuration; 11 another collector is at work; 12 store unreachable; 13 a fuse blew;
-    14 refused: not MLflow's, schema or privileges; 130 and 143 interrupted.
+    14 refused: not MLflow's, schema, privileges or a clock that jumped; 130 and 143 interrupted.
     """
     if dry_run:
         if yes or wait:

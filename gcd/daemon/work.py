@@ -112,6 +112,8 @@ class Worker:
         collect: Counter[str] = Counter()
         kept: Counter[KeepReason] = Counter()
         empty = 0
+        if doubt := store.clock_doubt():
+            logger.warning("no cycle would be run: %s", doubt, extra={"store": duty.name})
         with surveyed(duty, store) as survey:
             self._warn(duty.name, survey.unmatched)
             survey.choose()

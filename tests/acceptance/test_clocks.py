@@ -227,6 +227,15 @@ def test_a_daemon_refuses_and_goes_on_once_the_clock_is_accepted(
         assert running.stop() == 0
 
 
+@ON_SQLITE
+def test_a_daemon_that_observes_tells_of_the_jump(store: RealStore, tmp_path: Path) -> None:
+    collect(store.uri)
+    pretend(store, 2 * HOUR)
+    with daemon(tmp_path, settings(store, mode="observe")) as running:
+        running.ready().tells("no cycle would be run: the database's clock shows")
+        assert running.stop() == 0
+
+
 # -- a machine that slept --------------------------------------------------------------------------
 
 
