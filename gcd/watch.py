@@ -46,4 +46,6 @@ class Watch:
             for news in self._news:
                 for version in news.deleted(named):
                     self._index.add(version, meanings)
+            self._index.answer(named)
+        self._index.is_filled = True
         self._ended = self._begun

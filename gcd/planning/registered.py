@@ -87,6 +87,8 @@ class VersionIndex:
     """
 
     def __init__(self) -> None:
+        self.is_filled = False
+        """Whether every version was added once: what is added then is mostly known."""
         self._names = Names()
         self._entities = hashes()
         """Ids of entities whose trees are in MLflow's layout, or that are named alone."""
@@ -96,9 +98,11 @@ class VersionIndex:
         self._above = texts()
         """Places in which trees in MLflow's layout lie."""
         self._shapes: set[tuple[str, str]] = set()
+        self._usual: set[tuple[str, str]] = set()
+        """What is in front of an id and behind it, where the id is all that is new: most versions."""
         self._named: set[Versions] = set()
         self._asked: set[Versions] = set()
-        """Versions that others name, which `named` has returned."""
+        """Versions that others name, and that were added."""
         self._ways: dict[tuple[int, int], int] = {}
         """By the inode of each folder on the way to a tree of its own."""
         self._ends: dict[tuple[int, int], int] = {}
@@ -107,8 +111,15 @@ class VersionIndex:
     def add(self, version: Version, meanings: Meanings) -> None:
         """Note what a version refers to."""
         name, number = version.name, version.version
-        run, source, location = (as_text(each) for each in version[2:])
-        by = By(as_text(name) or "", number if isinstance(number, int) else 0)
+        run, source, location = version[2:]
+        is_text = isinstance(source, str) and isinstance(name, str)
+        if location is None and is_text and (usual := CANONICAL.fullmatch(source or "")):
+            above, entity, rest = usual.groups()
+            if (above, rest) in self._usual and (not run or run == entity):
+                self._note(self._entities, hash(entity), By(name, number))
+                return
+        run, source, location = (as_text(each) for each in (run, source, location))
+        by = By(as_text(name) or "", number)
         for text in {run, run.casefold()} if run else ():
             self._note(self._entities, hash(text), by)
         # MLflow takes a relative path only in the tree of its run, and reads from where it stored.
@@ -121,19 +132,22 @@ class VersionIndex:
                 self._add_uri(uri, meanings, by)
 
     def named(self) -> set[Versions]:
-        """Versions that others name as their source, each once: what was deleted is needed still."""
-        new = self._named - self._asked
-        self._asked |= new
-        self._named.clear()
-        return new
+        """Versions that others name as their source, until `answer`: what was deleted is needed still."""
+        return self._named - self._asked
+
+    def answer(self, named: set[Versions]) -> None:
+        """All that is there of these versions was added."""
+        self._asked |= named
+        self._named -= named
 
     def _note(self, ledger: Ledger[K], what: K, by: By) -> None:
-        if ledger.at(what) is None:
+        if not (self.is_filled and ledger.at(what) is not None):
             ledger.add(what, self._packed(by))
 
     def _packed(self, by: By) -> int:
         """A version as one number: where its name is, and its own."""
-        return self._names.add(by.name) << 32 | (by.version & 0xFFFFFFFF)
+        number = by.version if isinstance(by.version, int) else 0  # SQLite keeps any text there
+        return self._names.add(by.name) << 32 | (number & 0xFFFFFFFF)
 
     def _add_uri(self, uri: str, meanings: Meanings, by: By) -> None:
         if found := NAMING.fullmatch(uri):
@@ -149,7 +163,10 @@ class VersionIndex:
             self._add_places(self._above, above + rest, meanings(above, False), by)
             if len(self._shapes) >= SHAPES:
                 self._shapes.clear()
+                self._usual.clear()
             self._shapes.add((above, rest))
+            if not is_relative(uri) and uri[:7].lower() != "models:":
+                self._usual.add((above, rest))
 
     def _add_places(
         self, ledger: Ledger[str], text: str, places: Iterable[Place | Way | None], by: By

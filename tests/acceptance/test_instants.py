@@ -16,7 +16,6 @@ from tests.pauser import Instant, Plan, count_instants, paused
 from tests.program import gcd, shown, start
 from tests.snapshot import Snapshot
 from tests.whole import (
-    ENTITIES,
     attach,
     backdate,
     inside,
@@ -51,8 +50,6 @@ class Case:
     """A trace that was logged."""
     seen: set[str] = field(default_factory=set)
     """What of it was there when MLflow, or gcd, said yes."""
-    doomed: set[str] = field(default_factory=set)
-    """What of that was in the hands of a purge that could no longer see a new version."""
 
     def __str__(self) -> str:
         return f"{self.did} on experiment {self.experiment}, {self.at}: {self.told or 'yes'}"
@@ -137,26 +134,7 @@ def act(store: RealStore, case: Case, action: Callable[[RealStore, Case], None])
         case.told = f"{type(error).__name__}: {str(error)[:200]}"
         return
     case.seen = case.ids & there(store.database)
-    if action in (register_run, register_model):
-        case.doomed = locked(store, case.seen)
     case.is_acknowledged = True
-
-
-def locked(store: RealStore, ids: set[str]) -> set[str]:
-    """Those of the entities whose rows somebody has locked."""
-    if store.database.dialect == "sqlite":
-        return set()  # there is one writer: a version cannot be made while a purge is under way
-    found: set[str] = set()
-    for table, key in ENTITIES:
-        for each in ids:
-            if (table == "experiments") != each.isdecimal():
-                continue
-            where = f"{key} = {each}" if each.isdecimal() else f"{key} = '{each}'"
-            try:
-                store.database.rows(f"SELECT 1 FROM {table} WHERE {where} FOR UPDATE NOWAIT")
-            except sa.exc.DBAPIError:
-                found.add(each)
-    return found
 
 
 # -- the test ----------------------------------------------------------------------------------------
@@ -269,7 +247,7 @@ def kept(case: Case) -> set[str]:
         case "hold_run":
             return case.seen & {case.run}
         case "register_run" | "register_model":
-            return case.seen & registered(case) - case.doomed
+            return case.seen & registered(case)
     return {case.experiment, case.new or case.experiment}
 
 
