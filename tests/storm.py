@@ -139,7 +139,7 @@ class Storm:
     @property
     def acknowledged(self) -> int:
         """How many changes somebody was told of that they were made."""
-        return sum(count for name, count in self.done.items() if name.startswith("yes: "))
+        return sum(count for name, count in self.done.copy().items() if name.startswith("yes: "))
 
     def is_over(self) -> bool:
         """Its time is over and enough has happened, or nothing helps."""
@@ -149,7 +149,7 @@ class Storm:
     def has_enough(self) -> bool:
         """Whether enough was acknowledged, some of each kind, and gcd was first now and then."""
         kinds = all(self.done[f"yes: {each}"] for each in WANTED)
-        gone = sum(count for name, count in self.done.items() if name.startswith("gone: "))
+        gone = sum(count for name, count in self.done.copy().items() if name.startswith("gone: "))
         return kinds and gone + self.done["too late"] > 0 and self.acknowledged >= self.enough
 
     # -- what is there -----------------------------------------------------------------------------
