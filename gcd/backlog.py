@@ -99,7 +99,6 @@ class Backlog:
                 raise TransientArtifactError("the lease could not be renewed in time")
             if entry.id in foreign:
                 raise TransientArtifactError(foreign[entry.id])
-            self.survey.watch.refreshed()  # which `holds` looks into too
             return check.why_not(entry) or self._held(entry, holds)
 
         swept = sweep_trees(
@@ -133,10 +132,12 @@ class Backlog:
         """What holds an entry's tree; an experiment's empty folder is nobody's loss."""
         if entry.kind in NUMBERED:
             return None
+        place = entry.target.place if entry.target is not None else None
+        names = self.survey.places.naming()(place) if place is not None else ()
+        self.survey.watch.refreshed()  # which `holds` looks into too; nothing slow comes after it
         hold = holds.on(entry.entity_id)
-        if hold is None and entry.target is not None:
-            place = entry.target.place
-            hold = holds.over(place) or holds.over_any(self.survey.places.naming()(place))
+        if hold is None and place is not None:
+            hold = holds.over(place) or holds.over_any(names)
         return f"{hold.reason}: {hold.because}" if hold else None
 
     def _close_failing_roots(self, outcomes: Sequence[Outcome]) -> None:
