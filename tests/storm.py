@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,6 @@ WANTED = (
     "restore experiment",
     "register run by id",
     "register run by place",
-    "register model by id",
     "hold run",
     "hold experiment",
     "tag model",
@@ -236,6 +236,8 @@ class Client:
         self.number = 0
         self.mine: list[Kept] = []
         """What of its own must stay, oldest first."""
+        self.of_models = cycle((self.tag, self.register, self.hold, self.register, self.leave))
+        self.holds_experiment = cycle((True, False, False))
         self.waiting: list[Callable[[], object]] = []
         """What it will do with what it has deleted."""
 
@@ -244,7 +246,8 @@ class Client:
         try:
             self.retried(self.storm.registry.create_registered_model, self.name)
             self.live = self.experiment()
-            turns = (self.runs, self.runs, self.runs, self.experiments, self.models, self.moves)
+            turns = (self.models, self.runs, self.experiments, self.runs, self.moves, self.runs)
+            self.models()
             while not self.storm.is_over():
                 self.chance.choice(turns)()
                 self.act(self.chance.choice(WAITING))
@@ -446,7 +449,7 @@ class Client:
     def return_of(self, experiment: str, things: Sequence[Thing]) -> None:
         """Restore an experiment, or hold it."""
         tracking = self.storm.tracking
-        if self.chance.random() < 0.25:
+        if next(self.holds_experiment):
             done, release = self.placed("hold experiment", Kind.EXPERIMENT, experiment), None
         else:
             done = self.told("restore experiment", tracking.restore_experiment, experiment)
@@ -475,8 +478,7 @@ class Client:
         model = self.model(self.live, run)
         tracking = self.storm.tracking
         if self.told("delete model", tracking.delete_logged_model, model.id):
-            way = self.chance.choice((self.register, self.hold, self.tag, self.leave))
-            self.waiting.append(partial(way, model))
+            self.waiting.append(partial(next(self.of_models), model))
         self.deletion(run)()
 
     def tag(self, model: Thing) -> None:

@@ -19,7 +19,7 @@ from gcd.planning.clocks import Reading, why_ahead, why_behind
 from gcd.store import read
 from gcd.store.journal import known
 from gcd.store.references import ENTITY_TABLES
-from gcd.store.schema import DELETED, Schema
+from gcd.store.schema import Schema, is_deleted
 from gcd.store.tables import meta
 
 PREFIX = "clock "
@@ -92,6 +92,6 @@ def newest_deletion(conn: Connection, schema: Schema) -> datetime | None:
         if schema.has_kind(kind):
             table = schema.table(ENTITY_TABLES[kind])
             query = sa.select(sa.func.max(schema.stamp(kind))).select_from(table)
-            stamps.append(conn.scalar(query.where(table.c.lifecycle_stage == DELETED)))
+            stamps.append(conn.scalar(query.where(is_deleted(table))))
     usable = [at for stamp in stamps if stamp is not None and (at := read.usable(stamp))]
     return max(usable, default=None)

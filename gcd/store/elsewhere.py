@@ -20,7 +20,7 @@ from sqlalchemy.engine import Connection
 
 from gcd.model import Hold, KeepReason
 from gcd.store.eraser import slices
-from gcd.store.schema import DELETED, Schema, workspace_of
+from gcd.store.schema import Schema, is_deleted, workspace_of
 from gcd.store.streaming import stream
 
 TAG = "mlflow.modelVersions"
@@ -78,7 +78,7 @@ def query(schema: Schema, models: Sequence[str] | None) -> sa.Select[*tuple[Any,
         .outerjoin(runs, runs.c.run_uuid == found.c.source_run_id)
     )
     chosen = (
-        sa.or_(*(each.c.lifecycle_stage == DELETED for each in (found, experiments, runs)))
+        sa.or_(*(is_deleted(each) for each in (found, experiments, runs)))
         if models is None
         else found.c.model_id.in_(models)
     )

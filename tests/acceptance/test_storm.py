@@ -53,10 +53,9 @@ def settle(storm: Storm) -> None:
     assert storm.has_enough(), storm.done
 
 
-@pytest.mark.soak
 @pytest.mark.timeout(1200)
 def test_nothing_acknowledged_loses_a_part_in_a_storm(store: RealStore, tmp_path: Path) -> None:
-    settle(weather(store, tmp_path, 20, 100))
+    settle(weather(store, tmp_path, 10, 100))
 
 
 @pytest.mark.soak
