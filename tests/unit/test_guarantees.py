@@ -14,12 +14,6 @@ ROOT = Path(__file__).parents[2]
 GUARANTEES = ROOT / "gcd" / "help" / "guarantees.md"
 README = ROOT / "README.md"
 NAMED = re.compile(r"`(tests/[^`\s]+)`")
-UNTESTED = {
-    "A reference saves the tree",
-    "Nothing that stays loses a part",
-    "What can be restored keeps what it needs",
-}
-"""Sections that name no test yet."""
 
 
 def sections() -> dict[str, str]:
