@@ -21,6 +21,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -205,9 +206,11 @@ class Writer:
         engine = self.store.database.engine()
         change = sa.text("UPDATE runs SET name = 'written' WHERE run_uuid = :run")
         while not stop.wait(0.01):
-            began = time.monotonic()
-            with engine.begin() as conn:
-                conn.execute(change, {"run": f"{1:032x}"})
+            began, is_done = time.monotonic(), False
+            while not is_done:  # SQLite gives up after 5 s: whoever writes tries again
+                with suppress(sa.exc.OperationalError), engine.begin() as conn:
+                    conn.execute(change, {"run": f"{1:032x}"})
+                    is_done = True
             self.waits.append(time.monotonic() - began)
         engine.dispose()
 
