@@ -22,6 +22,8 @@ NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK,
 NO_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EACCES})
 LOOK = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 MAKE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+NAMELESS = getattr(os, "O_TMPFILE", os.O_CREAT | os.O_EXCL) | os.O_WRONLY | os.O_CLOEXEC
+"""Without O_TMPFILE (not Linux) opening "." so fails, and a file with a name is used."""
 READABLE = 0o644
 """Collectors of other databases run as other users, and must see whose the root is."""
 
@@ -92,6 +94,8 @@ def _read(holder: int, folder: str) -> bytes | None:
 
 def _put(holder: int, data: bytes, *, is_new: bool) -> bool:
     """Write beside the mark and move it there; False where somebody else was first."""
+    if is_new and (is_first := _put_nameless(holder, data)) is not None:
+        return is_first
     name = f"{MARK}.{uuid.uuid4().hex[:12]}"
     try:
         _write(holder, name, data)
@@ -112,6 +116,29 @@ def _put(holder: int, data: bytes, *, is_new: bool) -> bool:
             os.unlink(name, dir_fd=holder)
 
 
+def _put_nameless(holder: int, data: bytes) -> bool | None:
+    """The same with a file that has no name until it is whole: a crash leaves nothing behind.
+
+    None where the system has no such files, or gives them no name: nothing was changed.
+    """
+    try:
+        fd = os.open(".", NAMELESS, READABLE, dir_fd=holder)
+    except OSError:
+        return None
+    try:
+        _fill(fd, data)
+        os.link(f"/proc/self/fd/{fd}", MARK, dst_dir_fd=holder, follow_symlinks=True)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno in FULL:
+            raise
+        return None
+    finally:
+        os.close(fd)
+    return True
+
+
 def _create(holder: int, data: bytes) -> bool:
     """On a file system without hard links."""
     try:
@@ -124,11 +151,16 @@ def _create(holder: int, data: bytes) -> bool:
 def _write(holder: int, name: str, data: bytes) -> None:
     fd = os.open(name, MAKE, READABLE, dir_fd=holder)
     try:
-        os.fchmod(fd, READABLE)
-        os.write(fd, data)
-        os.fsync(fd)
+        _fill(fd, data)
     finally:
         os.close(fd)
+
+
+def _fill(fd: int, data: bytes) -> None:
+    """Write a new file and make it durable, readable for all."""
+    os.fchmod(fd, READABLE)
+    os.write(fd, data)
+    os.fsync(fd)
 
 
 def _sync(holder: int, folder: str) -> None:

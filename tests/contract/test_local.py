@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -626,3 +627,21 @@ def _synced(call: Callable[[], None]) -> set[Path]:
         patch.setattr(os, "fsync", fsync)
         call()
     return found
+
+
+def test_a_mark_has_no_name_until_it_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A collector that is killed while it writes one leaves nothing behind."""
+    seen: list[list[str]] = []
+    link = os.link
+
+    def noted(*arguments: Any, **named: Any) -> None:
+        seen.append(os.listdir(tmp_path))
+        link(*arguments, **named)
+
+    monkeypatch.setattr(os, "link", noted)
+    root = Place("file", "", f"{tmp_path}/")
+    assert LocalArtifactStore().write_mark(root, b"mark", before=None)
+    assert seen == [[]]
+    assert LocalArtifactStore().read_mark(root) == b"mark"
