@@ -193,6 +193,18 @@ def on_connect_sqlite(dbapi: Any, _record: ConnectionPoolEntry) -> None:
     dbapi.execute("PRAGMA case_sensitive_like = ON")
 
 
+def keep_readable(engine: Engine) -> None:
+    """Let SQLite's readers go on until a large transaction commits, at the cost of memory.
+
+    Else it writes pages that do not fit its cache before that, and excludes readers from then on.
+    To be called before the first connection.
+    """
+    if engine.dialect.name == "sqlite":
+        sa.event.listen(
+            engine, "connect", lambda dbapi, _record: dbapi.execute("PRAGMA cache_spill = OFF")
+        )
+
+
 def on_begin_sqlite(conn: Connection) -> None:
     """Take the write lock at once where writing is meant: a later upgrade could deadlock."""
     options = conn.get_execution_options()

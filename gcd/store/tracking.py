@@ -98,6 +98,9 @@ class TrackingStore:
         `harmless` names tables and triggers that gcd does not know and that are no reason to stop.
         """
         self.engine: Engine = connection.open_engine(uri, read_only=read_only)
+        is_another = registry_uri is not None and not connection.is_same(registry_uri, uri)
+        if is_another:
+            connection.keep_readable(self.engine)
         self.direct = Direct(self.engine)
         self.harmless = harmless
         search_path.settle(self.engine)
@@ -108,7 +111,6 @@ class TrackingStore:
             self.schema: Schema = replace(schema, novel=novel)
             self.has_own_tables = tables.version_of(conn) is not None
         self.is_registry_known = registry_uri is not None
-        is_another = registry_uri is not None and not connection.is_same(registry_uri, uri)
         self.registry = (
             registry.open_registry(registry_uri) if registry_uri and is_another else None
         )
@@ -551,7 +553,10 @@ class TrackingStore:
                 purge.refuse_referenced(conn, self.schema, batch.kind, done.ids)
             if done.ids:
                 barrier.set(conn, purge.shared_parents(batch))
-                if late := come_late(conn, done.ids):
+                # SQLite lets nobody else write since this transaction began, and many deleted rows
+                # keep other connections from reading: asking there would wait for itself.
+                is_alone = self.turns is not None and self.registry is None
+                if not is_alone and (late := come_late(conn, done.ids)):
                     raise purge.CameLate(late)
             return done
 

@@ -490,3 +490,30 @@ def test_rows_of_what_is_there_stay_whatever_the_journal_says(
     collect(store.uri)
 
     assert before.against(Snapshot.of(store.database, store.root)) == []
+
+
+# -- a batch that does not fit SQLite's cache ------------------------------------------------------
+
+
+@ON_SQLITE
+@pytest.mark.parametrize("registry", [False, True])
+def test_a_batch_that_fills_the_cache_is_not_locked_out_by_its_own_questions(
+    store: RealStore, registry: bool
+) -> None:
+    """SQLite excludes readers once it writes pages before the COMMIT: gcd's other connections too."""
+    experiment = store.experiment("e")
+    runs = [store.run(experiment, metrics=0, files={}) for _ in range(20)]
+    numbers = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2000) "
+    for run in runs:
+        store.sql(
+            "INSERT INTO metrics ({key}, value, timestamp, run_uuid, step, is_nan) "
+            + numbers
+            + "SELECT 'loss', i, 1600000000000, :run, i, 0 FROM n",
+            run=run,
+        )
+    store.delete(*runs)
+    words = ["--absent-roots", "collect"]
+    if registry:
+        words += ["--registry-store-uri", store.keeper.copy(store.database).uri]
+    collect(store.uri, *words, timeout=25)  # less than a client waits for a lock
+    assert not store.runs()
