@@ -27,9 +27,6 @@ class Late:
         self.run = store.run(self.experiment, files={"model/w": b"w"})
         self.model = store.logged_model(self.run, "m")
         store.client.create_registered_model("known")
-        store.version("copied", f"{store.tree(self.run)}/model")
-        self.source = store.client.get_model_version("copied", "1")
-        store.client.delete_model_version("copied", "1")
         self.tree = store.tree(self.run)
 
     def by_run(self) -> None:
@@ -43,9 +40,6 @@ class Late:
 
     def of_a_new_name(self) -> None:
         self.store.version("unknown", f"runs:/{self.run}/model", self.run)
-
-    def by_copying(self) -> None:
-        self.store.client.copy_model_version(self.source, "copy")
 
     def by_logged_model(self) -> None:
         self.store.version("known", f"models:/{self.model}", model=self.model)
@@ -62,7 +56,9 @@ WAYS: tuple[Callable[[Late], None], ...] = (
     Late.by_run_id_alone,
     Late.by_source_alone,
     Late.of_a_new_name,
+    Late.by_logged_model,
     Late.by_a_tag_on_the_experiment,
+    Late.by_a_tag_on_the_run,
 )
 
 
