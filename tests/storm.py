@@ -78,6 +78,7 @@ NOT_THERE = (
     "there is no",
     "does not exist",
     "foreign key",
+    "0 were matched",  # it went between MLflow's look and its UPDATE
 )
 
 
