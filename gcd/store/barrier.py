@@ -13,6 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
+from gcd.store.connection import LOCK_TIMEOUT
 from gcd.store.faults import translate
 from gcd.store.schema import Schema
 from gcd.store.versions import MODELS, VERSIONS
@@ -54,9 +55,16 @@ class Barrier:
     def lift(self) -> None:
         """Let others go on. To be called after the COMMIT, or instead of it."""
         session, self._session = self._session, None
-        if session is not None:
-            session.rollback()
-            session.close()
+        if session is None:
+            return
+        try:
+            with session:
+                session.rollback()
+                wait = LOCK_TIMEOUT.seconds  # whoever has the connection next waits as always
+                session.exec_driver_sql(f"SET SESSION innodb_lock_wait_timeout = {wait}")
+        except sa.exc.DBAPIError as error:
+            # A session that was lost keeps nobody out; if the purge's was too, that fails by itself.
+            logger.info("the lock on new references was lost: %s", translate(error).message)
 
     def _set_postgresql(self, conn: Connection, *, is_shared: bool) -> None:
         names = [VERSIONS] if self._schema.has(VERSIONS) else []
@@ -77,14 +85,14 @@ class Barrier:
     def _set_innodb(self, shared: Sequence[int]) -> None:
         if not self._schema.has(MODELS, "name"):
             return
-        session = self._engine.connect().execution_options(isolation_level="REPEATABLE READ")
         try:
+            self._session = session = self._engine.connect()
+            session.execution_options(isolation_level="REPEATABLE READ")
             session.exec_driver_sql(f"SET SESSION innodb_lock_wait_timeout = {WAIT_MS // 1000}")
             for query in self._locking(shared):
                 session.execute(query.with_for_update())
         except sa.exc.DBAPIError as error:
             _note(error)
-        self._session = session
 
     def _locking(self, shared: Sequence[int]) -> Iterator[sa.Select[*tuple[Any, ...]]]:
         """What is read so that it is locked, with the gaps in it."""
