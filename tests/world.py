@@ -33,6 +33,8 @@ def text(label: str, length: int = 32) -> str:
 RUN, LIVE_RUN, RUN_INSIDE, OTHER_RUN, LAST_RUN = map(text, ("a", "b", "c", "d", "ab"))
 """A deleted run in the live experiment, a live one there, one in the deleted experiment; live ones in
 the other experiment."""
+FREE_RUN = text("cd")
+"""A deleted run in the deleted experiment that measured no logged model: see `guard`."""
 MODEL, LIVE_MODEL, MODEL_INSIDE = ("m-" + text(each) for each in "123")
 TRACE, LIVE_TRACE, LIVE_TRACE_2, LIVE_TRACE_3 = ("tr-" + text(each) for each in "4567")
 COLLECTED = (RUN, MODEL, str(GONE), str(TOO))
@@ -389,7 +391,9 @@ def links(world: World) -> None:
             link(world, fate, "evaluation_dataset", "d-1", kind, ident)
         link(world, STAYS, "prompt_version", gone, "evaluation_dataset", gone)
     link(world, GOES, "trace", LIVE_TRACE, "run", RUN)
-    link(world, GOES, "trace", TRACE, "run", LIVE_RUN)
+    # A run that stays would keep the trace: it can show it.
+    link(world, GOES, "trace", TRACE, "run", RUN)
+    link(world, STAYS, "trace", LIVE_TRACE, "run", LIVE_RUN)
 
 
 def link(world: World, fate: Mapping[str, Any], *ends: str) -> None:
@@ -713,7 +717,11 @@ def override_a_mark(world: World) -> None:
 
 
 def guard(world: World) -> None:
-    """A scorer of the deleted experiment guards a live endpoint."""
+    """A scorer of the deleted experiment guards a live endpoint; a run in it needs nothing of it."""
+    uri = tree(world, GOES, str(GONE), FREE_RUN)
+    stage = {"lifecycle_stage": "deleted", "deleted_time": LONG_AGO, "status": "FINISHED"}
+    world.add("runs", GOES, run_uuid=FREE_RUN, experiment_id=GONE, artifact_uri=uri, **stage)
+    world.add("params", GOES, run_uuid=FREE_RUN, key="lr", value="1")
     own = {"scorer_id": "scorer-gone", "scorer_version": 1}
     world.add("guardrails", STAYS, guardrail_id="gr", stage="BEFORE", action="VALIDATION", **own)
     world.add("guardrail_configs", STAYS, endpoint_id="e-live", guardrail_id="gr")

@@ -88,14 +88,16 @@ def test_a_guardrail_keeps_the_experiment_of_its_scorer(world: World) -> None:
     done = report(world.database.uri)
 
     after = Snapshot.of(world.database, world.place)
-    assert done["kept"] == {"in_use": 1}
-    free = [each for each in (*COLLECTED, put.RUN_INSIDE) if each != str(GONE)]
+    # An experiment that stays keeps its logged model, and with that the runs that measured it.
+    assert done["kept"] == {"in_use": 1, "feeds_live_model": 2}
+    assert {decided[put.RUN], decided[put.RUN_INSIDE]} == {"feeds_live_model"}
+    free = [put.MODEL, str(TOO), put.FREE_RUN]
     assert before.without(free).against(after) == []
     world.database.execute("DELETE FROM guardrail_configs", "DELETE FROM guardrails")
     before = Snapshot.of(world.database, world.place)
     collect(world.database.uri)
     after = Snapshot.of(world.database, world.place)
-    assert before.without([str(GONE)]).against(after) == []
+    assert before.without([str(GONE), put.RUN]).against(after) == []
 
 
 def test_what_overrode_the_mark_of_an_issue_that_goes_overrides_nothing(world: World) -> None:
