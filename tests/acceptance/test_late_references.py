@@ -48,7 +48,9 @@ class Late:
         self.store.client.set_experiment_tag(self.experiment, "gcd.hold", "yes")
 
     def by_a_tag_on_the_run(self) -> None:
+        self.store.restore(self.run)  # MLflow takes no tag for a deleted run
         self.store.client.set_tag(self.run, "gcd.hold", "yes")
+        self.store.delete(self.run)
 
 
 WAYS: tuple[Callable[[Late], None], ...] = (
@@ -60,6 +62,8 @@ WAYS: tuple[Callable[[Late], None], ...] = (
     Late.by_a_tag_on_the_experiment,
     Late.by_a_tag_on_the_run,
 )
+WAITS = (Late.by_a_tag_on_the_run,)
+"""What changes the run's own row, which a purge has locked: it waits, and is then refused."""
 
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
@@ -75,7 +79,7 @@ def test_a_reference_acknowledged_before_the_commit_keeps_the_rows(
     for instant in instants:
         store.again(saved)
         acknowledged += one(late, tmp_path / "told", instant, way)
-    assert acknowledged or store.database.dialect == "sqlite"
+    assert acknowledged or store.database.dialect == "sqlite" or way in WAITS
 
 
 def purging(path: Path, store: RealStore) -> list[int]:
