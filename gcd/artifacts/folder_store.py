@@ -273,7 +273,7 @@ def _read_mark(files: Files, root: Place) -> bytes | None:
     if item is None:
         return None
     if item.sort is not Sort.FILE:
-        raise UnsafeTarget(f"{files.where}: {shown(path)} is no file")
+        raise UnsafeTarget(f"{files.where}: {shown(path)} is not a file")
     try:
         return files.read(path, MOST_OF_A_MARK + 1)
     except FileNotFoundError:

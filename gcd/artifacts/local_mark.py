@@ -84,7 +84,7 @@ def _read(holder: int, folder: str) -> bytes | None:
         raise walk.artifact_error(error, path) from error
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise UnsafeTarget(f"{shown(path)} is no file")
+            raise UnsafeTarget(f"{shown(path)} is not a file")
         return os.read(fd, MOST_OF_A_MARK + 1)
     except OSError as error:
         raise walk.artifact_error(error, path) from error

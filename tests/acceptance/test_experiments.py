@@ -553,7 +553,8 @@ LOCKED = (
     r"SELECT experiments\.experiment_id, experiments\.lifecycle_stage, experiments\.last_update"
     r"[^;]* FOR UPDATE"
 )
-"""How a purge locks experiments that go: once for the models in them, once for the traces, then to purge them."""
+"""How a purge locks experiments that go: for the models that runs measured, for the other models, for the
+traces, then to purge them."""
 
 
 @pytest.mark.parametrize("server", ["postgresql", "mariadb"], indirect=True)
@@ -561,7 +562,7 @@ def test_a_trace_logged_just_before_its_experiments_row_goes_keeps_that(store: R
     made = whole(store, "e")
     store.client.delete_experiment(made.experiment)
 
-    with stopped(Moment("before", "statement", LOCKED, number=3), *CYCLE, uri=store.uri) as gc:
+    with stopped(Moment("before", "statement", LOCKED, number=4), *CYCLE, uri=store.uri) as gc:
         assert inside(store.database, made.experiment) == {made.experiment}, "the moment is meant"
         late = trace(store, made.experiment)
         attach(store, late)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,8 @@ from tests.mlflow_store import RealStore, local_path
 
 DELETED, LIVE = 100_000, 1_000_000
 LIMIT = 150 * 1024 * 1024
-SECONDS = 60
+SECONDS = 250
+"""A generous end: a plan that compared each run with each other would take days."""
 
 ROWS = {
     "sqlite": "WITH RECURSIVE s(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM s WHERE n < :rows)",
@@ -67,5 +67,5 @@ def within_bounds(out: Path, *arguments: object, uri: str) -> str:
     done = measured(out, *arguments, uri=uri)
     assert done.code == 0, done.stderr
     assert done.peak < LIMIT, f"{done.mib:.0f} MiB at the peak"
-    assert done.seconds < SECONDS * (os.cpu_count() == 1) + SECONDS, f"{done.seconds:.0f} s"
+    assert done.seconds < SECONDS, f"{done.seconds:.0f} s"
     return done.stdout
