@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from itertools import chain
 
+from gcd.artifacts.base import Naming
 from gcd.entry_check import EntryCheck
 from gcd.errors import TransientArtifactError
 from gcd.model import Entry, KeepReason, Kind, Outcome, Place, Result
@@ -92,6 +93,7 @@ class Backlog:
         page = [entry for entry in page if entry.id not in check.refused]
         holds = self.survey.holds()
         foreign = self._foreign(page)
+        other_names = self.survey.places.naming()  # of one moment, as those of `holds` are
 
         def veto(entry: Entry) -> str | None:
             self.observer.moves()
@@ -99,7 +101,7 @@ class Backlog:
                 raise TransientArtifactError("the lease could not be renewed in time")
             if entry.id in foreign:
                 raise TransientArtifactError(foreign[entry.id])
-            return check.why_not(entry) or self._held(entry, holds)
+            return check.why_not(entry) or self._held(entry, holds, other_names)
 
         swept = sweep_trees(
             page,
@@ -128,12 +130,12 @@ class Backlog:
                     found[entry.id] = f"{keep.reason}: {keep.detail}"
         return found
 
-    def _held(self, entry: Entry, holds: HoldIndex) -> str | None:
+    def _held(self, entry: Entry, holds: HoldIndex, other_names: Naming) -> str | None:
         """What holds an entry's tree; an experiment's empty folder is nobody's loss."""
         if entry.kind in NUMBERED:
             return None
         place = entry.target.place if entry.target is not None else None
-        names = self.survey.places.naming()(place) if place is not None else ()
+        names = other_names(place) if place is not None else ()
         self.survey.watch.refreshed()  # which `holds` looks into too; nothing slow comes after it
         hold = holds.on(entry.entity_id)
         if hold is None and place is not None:
