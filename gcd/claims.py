@@ -1,7 +1,7 @@
 """Whose the files below each storage root are: by the marks in the roots, and by this database's identity.
 
-It must never let a place pass that another database marked, nor anything of a copy that nobody
-gave to it.
+Invariant: a place that another database marked never passes, nor a place of a copy's original until
+a person has transferred it to the copy.
 """
 
 from __future__ import annotations
@@ -117,8 +117,8 @@ class Claims:
             return claim
         if (original := self.identity.copied_from) is not None:
             detail = (
-                f"this database is a copy of the one with the id {original[:8]}, and nobody gave it"
-                f" its files; {accepting(claim.place)}"
+                f"this database is a copy of the one with the id {original[:8]}, and its files"
+                f" were not transferred to this one; {accepting(claim.place)}"
             )
             return replace(claim, owner=Ownership.FOREIGN, detail=detail)
         if (twin := self._why_twin()) is not None:

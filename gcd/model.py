@@ -213,7 +213,7 @@ class Ownership(StrEnum):
     UNMARKABLE = "unmarkable"
     """It cannot carry a mark: the database's own identity is all that there is."""
     FOREIGN = "foreign"
-    """Another database collects there, or this one is a copy and nobody gave it the place."""
+    """Another database collects there, or this one is a copy to which the place was not transferred."""
     UNREADABLE = "unreadable"
     """Whether it carries a mark, or whose, cannot be told now."""
 

@@ -228,7 +228,7 @@ class GCSBucket(Bucket):
         return self.again(lambda: self._call(ask, GET, f"bucket {self.name}, key {key!r}"))
 
     def write(self, key: str, data: bytes, *, is_new: bool) -> bool:
-        """Write an object, of which there is no generation yet."""
+        """Write an object; with `is_new` only where there is none with this key."""
         condition = {"if_generation_match": 0} if is_new else {}
 
         def send() -> bool:

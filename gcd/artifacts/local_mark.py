@@ -159,7 +159,8 @@ def _write(holder: int, name: str, data: bytes) -> None:
 def _fill(fd: int, data: bytes) -> None:
     """Write a new file and make it durable, readable for all."""
     os.fchmod(fd, READABLE)
-    os.write(fd, data)
+    if os.write(fd, data) != len(data):  # as a disk does that is nearly full
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     os.fsync(fd)
 
 

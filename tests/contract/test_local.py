@@ -645,3 +645,14 @@ def test_a_mark_has_no_name_until_it_is_whole(
     assert LocalArtifactStore().write_mark(root, b"mark", before=None)
     assert seen == [[]]
     assert LocalArtifactStore().read_mark(root) == b"mark"
+
+
+def test_a_disk_that_is_full_leaves_no_part_of_a_mark(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: write(fd, data[:2]))
+    root = Place("file", "", f"{tmp_path}/")
+    with pytest.raises(PermanentArtifactError, match="No space"):
+        LocalArtifactStore().write_mark(root, b"mark", before=None)
+    assert os.listdir(tmp_path) == []
